@@ -1,0 +1,120 @@
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// Text that is not an id of the kind it was offered as.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} must be 1 to {longest} characters out of {allowed}")]
+pub struct InvalidId {
+    kind: &'static str,
+    longest: usize,
+    allowed: &'static str,
+}
+
+/// Names an instance on its host: 1 to 40 characters out of `a-z`, `0-9` and `-`.
+///
+/// Short and plain enough to be part of a path, a cgroup's name and an environment variable.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct InstanceId(Box<str>);
+
+/// Names a call's log files: 1 to 64 characters out of `A-Z`, `a-z`, `0-9`, `_` and `-`.
+///
+/// The original system takes any text and opens a file by it, also `../../etc/cron.d/x`; this type is
+/// why Hearth does not (Open Runtimes specification, 3.2 and 9.4).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LogId(Box<str>);
+
+impl InstanceId {
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl LogId {
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for InstanceId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+        check(text, 40, allowed).then(|| Self(text.into())).ok_or(InvalidId {
+            kind: "an instance id",
+            longest: 40,
+            allowed: "a-z 0-9 -",
+        })
+    }
+}
+
+impl FromStr for LogId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let allowed = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
+        check(text, 64, allowed).then(|| Self(text.into())).ok_or(InvalidId {
+            kind: "a log id",
+            longest: 64,
+            allowed: "A-Z a-z 0-9 _ -",
+        })
+    }
+}
+
+fn check(text: &str, longest: usize, allowed: fn(u8) -> bool) -> bool {
+    (1..=longest).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+impl TryFrom<String> for InstanceId {
+    type Error = InvalidId;
+
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        text.parse()
+    }
+}
+
+impl From<InstanceId> for String {
+    fn from(id: InstanceId) -> Self {
+        id.0.into()
+    }
+}
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_refuse_what_could_leave_a_directory() {
+        let longest = "x".repeat(64);
+        for (text, is_log_id, is_instance_id) in [
+            ("a", true, true),
+            ("Az09_-", true, false),
+            (longest.as_str(), true, false),
+            ("", false, false),
+            ("..", false, false),
+            ("a/b", false, false),
+            ("a\0", false, false),
+            ("ä", false, false),
+            (&"x".repeat(65), false, false),
+        ] {
+            assert_eq!(text.parse::<LogId>().is_ok(), is_log_id, "{text:?}");
+            assert_eq!(text.parse::<InstanceId>().is_ok(), is_instance_id, "{text:?}");
+        }
+    }
+}

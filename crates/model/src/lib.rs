@@ -1,0 +1,11 @@
+//! What everybody talks about: ids, limits and launch specifications.
+//!
+//! Data whose constructors check it. Nothing here does I/O, so every other crate may use it.
+
+mod id;
+mod launch;
+mod limits;
+
+pub use id::{InstanceId, InvalidId, LogId};
+pub use launch::{Exit, ExitStatus, Instance, InstanceSocket, LaunchSpec, paths};
+pub use limits::{InvalidQuantity, Limits, Network, parse_cpus_milli, parse_size};

@@ -1,0 +1,162 @@
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// What one instance may use. An adapter enforces what its engine can, and says what it cannot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory of all its processes together, page cache and `/tmp` included.
+    pub memory_bytes: u64,
+    /// Processor time, in thousandths of one processor.
+    pub cpus_milli: u32,
+    /// Processes and threads.
+    pub pids: u32,
+    /// Size of what it may write: `/tmp`, `/dev/shm` and its changes to the function directory.
+    pub scratch_bytes: u64,
+    /// Files and directories it may create there.
+    pub scratch_inodes: u64,
+    /// Descriptors that one of its processes may have open.
+    pub open_files: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::with_memory(512 << 20)
+    }
+}
+
+impl Limits {
+    /// The default limits of an instance with this much memory: half of it may be scratch files.
+    pub fn with_memory(memory_bytes: u64) -> Self {
+        Self {
+            memory_bytes,
+            cpus_milli: 1000,
+            pids: 256,
+            scratch_bytes: memory_bytes / 2,
+            scratch_inodes: 65_536,
+            open_files: 8_192,
+        }
+    }
+}
+
+/// What an instance can reach over the network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Network {
+    /// Its own loopback interface only.
+    None,
+    /// Public addresses through NAT. Not the host, private ranges, link-local ranges, other instances.
+    #[default]
+    Egress,
+    /// The host's network, without any separation.
+    Host,
+}
+
+impl FromStr for Network {
+    type Err = InvalidQuantity;
+
+    fn from_str(text: &str) -> Result<Self, InvalidQuantity> {
+        match text {
+            "none" => Ok(Self::None),
+            "egress" => Ok(Self::Egress),
+            "host" => Ok(Self::Host),
+            _ => Err(InvalidQuantity::new(text, "`egress`, `none` or `host`")),
+        }
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Egress => "egress",
+            Self::Host => "host",
+        })
+    }
+}
+
+/// Text that is not the quantity it was offered as.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not {expected}")]
+pub struct InvalidQuantity {
+    text: String,
+    expected: &'static str,
+}
+
+impl InvalidQuantity {
+    fn new(text: &str, expected: &'static str) -> Self {
+        Self { text: text.into(), expected }
+    }
+}
+
+/// Reads a size in bytes: a whole number with `KiB`, `MiB` or `GiB` behind it, or none for bytes.
+pub fn parse_size(text: &str) -> Result<u64, InvalidQuantity> {
+    let invalid = || InvalidQuantity::new(text, "a size such as `512MiB`, `2GiB` or `1048576`");
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match &text[digits.len()..] {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return Err(invalid()),
+    };
+    let number: u64 = digits.parse().map_err(|_| invalid())?;
+    number.checked_mul(1 << shift).filter(|bytes| *bytes > 0).ok_or_else(invalid)
+}
+
+/// Reads a share of processors, such as `0.5` or `2`, as thousandths of one. At least 0.01.
+pub fn parse_cpus_milli(text: &str) -> Result<u32, InvalidQuantity> {
+    let invalid =
+        || InvalidQuantity::new(text, "a number of processors from 0.01 to 1024, such as `0.5`");
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let is_plain = |part: &str| {
+        !part.is_empty() && part.len() <= 4 && part.bytes().all(|c| c.is_ascii_digit())
+    };
+    if !is_plain(whole) || !is_plain(fraction) || fraction.len() > 3 {
+        return Err(invalid());
+    }
+    let whole: u32 = whole.parse().map_err(|_| invalid())?;
+    let fraction: u32 = format!("{fraction:0<3}").parse().map_err(|_| invalid())?;
+    let milli = whole * 1000 + fraction;
+    if (10..=1_024_000).contains(&milli) { Ok(milli) } else { Err(invalid()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_carry_their_unit() {
+        for (text, expected) in [
+            ("512MiB", Some(512 << 20)),
+            ("1GiB", Some(1 << 30)),
+            ("64KiB", Some(65_536)),
+            ("7", Some(7)),
+            ("0", None),     // a limit of nothing is a mistake
+            ("512MB", None), // ambiguous: a million or 2^20?
+            ("1.5GiB", None),
+            ("", None),
+            ("99999999999GiB", None), // does not fit
+        ] {
+            assert_eq!(parse_size(text).ok(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn processors_may_be_fractions() {
+        for (text, expected) in [
+            ("1", Some(1000)),
+            ("0.5", Some(500)),
+            ("2.25", Some(2250)),
+            ("0.01", Some(10)),
+            ("0.001", None), // too little to make progress
+            ("0", None),
+            ("-1", None),
+            ("1.2345", None),
+            ("1e3", None),
+            (".5", None),
+        ] {
+            assert_eq!(parse_cpus_milli(text).ok(), expected, "{text:?}");
+        }
+    }
+}
