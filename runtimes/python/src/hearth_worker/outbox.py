@@ -1,0 +1,70 @@
+"""What waits to be sent to the host, from all threads, in one order."""
+
+from _thread import RLock, allocate_lock
+
+# Beyond this, whoever produces output waits until the socket has taken it.
+HIGH_WATER = 1 << 20
+
+
+class Outbox:
+    """Gathers frames and writes them together.
+
+    `lock` makes "is this call still running? then append" one step: a frame for a call that is
+    over would break the protocol. It can be taken again by its holder because a destructor, which
+    may print, can run at any allocation.
+    """
+
+    def __init__(self, sock):
+        self.lock = RLock()
+        self.frames = []
+        #: True while somebody is sure to flush soon, so that log output need not be sent at once.
+        self.held = False
+        self._size = 0
+        self._closed = False
+        self._sending = allocate_lock()
+        self._sock = sock
+
+    @property
+    def is_full(self):
+        """Whether whoever produces output should help to send it."""
+        return self._size > HIGH_WATER
+
+    def put(self, frame):
+        """Appends a frame. It is sent by the next `flush`."""
+        with self.lock:
+            if not self._closed:
+                self.frames.append(frame)
+                self._size += len(frame)
+
+    def flush(self, wait=False):
+        """Sends everything. If a thread is sending already, it sends these frames too.
+
+        With `wait`, or when the outbox is full, that thread is waited for: so everybody is slowed
+        down to the host's pace.
+        """
+        while self.frames or wait:
+            if not self._sending.acquire(wait or self.is_full):
+                return
+            try:
+                self._send()
+            finally:
+                self._sending.release()
+            wait = False
+
+    def close(self):
+        """Drops what waits and whatever is put later: the host is gone."""
+        with self.lock:
+            self._closed = True
+            self.frames = []
+            self._size = 0
+
+    def _send(self):
+        with self.lock:
+            frames, self.frames = self.frames, []
+            self._size = 0
+        if not frames:
+            return
+        try:
+            self._sock.sendall(frames[0] if len(frames) == 1 else b"".join(frames))
+        except OSError:
+            self.close()
