@@ -1,6 +1,7 @@
 //! Repository chores: `cargo xtask bench` measures, `cargo xtask load` puts load on one URL.
 
 mod affinity;
+mod bench;
 mod http;
 mod latency;
 mod load;
@@ -23,6 +24,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Chore {
+    /// Measures Hearth beside its peers and prints a table for each question
+    Bench(bench::Arguments),
     /// Puts load on one URL and prints what came of it
     Load(LoadArguments),
 }
@@ -57,6 +60,7 @@ fn positive(text: &str) -> Result<f64, String> {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().chore {
+        Chore::Bench(arguments) => bench::run(arguments).map(|()| ExitCode::SUCCESS),
         Chore::Load(arguments) => put_load(&arguments),
     };
     match outcome {

@@ -1,0 +1,5 @@
+'use strict';
+
+exports.hello = (request, response) => {
+  response.type('text/plain').send('Hello, World!');
+};
