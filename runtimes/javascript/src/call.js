@@ -75,9 +75,7 @@ class Call {
 
   /** Ends the call because of something that its code threw, here or anywhere. */
   fail(thrown) {
-    if (this.#over) return;
-    if (thrown instanceof UnusableReply) this.#fail(Failure.UNUSABLE, thrown.message);
-    else this.#fail(Failure.THREW, this.#worker.describe(thrown));
+    if (!this.#over) this.#fail(Failure.THREW, this.#worker.describe(thrown));
   }
 
   #gather(bytes) {
@@ -86,21 +84,20 @@ class Call {
   }
 
   #run() {
-    let output;
     try {
-      output = this.#worker.enter(this, this.#context());
+      const output = this.#worker.enter(this, this.#context());
+      if (isThenable(output)) this.#replyLater(output);
+      else this.#reply(output);
     } catch (thrown) {
       this.fail(thrown);
-      return;
     }
-    if (isThenable(output)) {
-      output.then(
-        (value) => this.#reply(value),
-        (thrown) => this.fail(thrown),
-      );
-    } else {
-      this.#reply(output);
-    }
+  }
+
+  #replyLater(output) {
+    Promise.resolve(output).then(
+      (value) => this.#reply(value),
+      (thrown) => this.fail(thrown),
+    );
   }
 
   #context() {
@@ -127,7 +124,8 @@ class Call {
       else if (body.length <= BODY_LIMIT) this.#whole(status, headers, body);
       else this.#stream(status, headers, onlyChunk(body));
     } catch (thrown) {
-      this.fail(thrown);
+      if (thrown instanceof UnusableReply) this.#fail(Failure.UNUSABLE, thrown.message);
+      else this.fail(thrown);
     }
   }
 

@@ -35,6 +35,10 @@ class FrameWriter {
   #chunk = Buffer.alloc(0);
   #sent = 0;
   #at = 0;
+  #endTurn = () => {
+    this.#scheduled = false;
+    this.flush();
+  };
 
   /**
    * @param {(bytes: Buffer) => void} write sends bytes; it may keep them, they never change
@@ -43,12 +47,10 @@ class FrameWriter {
   constructor(write, schedule) {
     this.#write = write;
     this.#schedule = schedule;
-    this.flush = this.flush.bind(this);
   }
 
   /** Sends what has been gathered. */
   flush() {
-    this.#scheduled = false;
     if (this.#at === this.#sent) return;
     const bytes = this.#chunk.subarray(this.#sent, this.#at);
     this.#sent = this.#at;
@@ -102,7 +104,10 @@ class FrameWriter {
     this.#close(this.#open(Kind.END, call, 0));
   }
 
-  /** Sends text in as many frames as its length needs, without parting a character. */
+  /**
+   * Sends text, in as many frames as its length needs, without parting a character. Log frames leave
+   * at once: the code that logs may go on to an endless loop, and what it said before must be kept.
+   */
   log(call, stream, text) {
     const most = Math.floor(LOG_LIMIT / MOST_BYTES_PER_UNIT);
     let from = 0;
@@ -112,6 +117,7 @@ class FrameWriter {
       from = to;
     }
     this.#logPart(call, stream, from === 0 ? text : text.slice(from));
+    this.flush();
   }
 
   window(call, bytes) {
@@ -138,7 +144,7 @@ class FrameWriter {
     this.#reserve(FRAME_HEAD_BYTES + room);
     if (!this.#scheduled) {
       this.#scheduled = true;
-      this.#schedule(this.flush);
+      this.#schedule(this.#endTurn);
     }
     const start = this.#at;
     this.#at = start + 4;

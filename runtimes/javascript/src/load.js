@@ -24,7 +24,7 @@ class FunctionCode {
   #file;
 
   constructor(directory, entrypoint) {
-    this.#directory = directory;
+    this.#directory = path.resolve(directory);
     this.#entrypoint = entrypoint;
     this.#file = path.resolve(directory, entrypoint);
   }
@@ -39,6 +39,8 @@ class FunctionCode {
       const message = `Failed to load entrypoint, file ${this.#entrypoint} does not exist.`;
       throw new LoadFailure(Reason.NO_FILE, message);
     }
+    // Traces name files by what they really are.
+    this.#directory = fs.realpathSync(this.#directory);
     const exported = await this.#evaluate();
     const candidate = typeof exported === 'function' ? exported : exported?.default;
     if (typeof candidate === 'function') return candidate;
@@ -55,7 +57,7 @@ class FunctionCode {
 
   async #evaluate() {
     try {
-      return await evaluate(this.#file, this.#directory);
+      return await evaluate(fs.realpathSync(this.#file), this.#directory);
     } catch (thrown) {
       throw this.#failure(thrown);
     }
@@ -149,7 +151,7 @@ function packageType(from, directory) {
     } catch (error) {
       if (error.code !== 'ENOENT') return undefined;
     }
-    if (at === path.resolve(directory) || at === path.dirname(at)) return undefined;
+    if (at === directory || at === path.dirname(at)) return undefined;
   }
 }
 

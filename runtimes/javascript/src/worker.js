@@ -55,7 +55,7 @@ class Worker {
       path: socketPath,
       onread: { buffer: Buffer.allocUnsafeSlow(READ_BYTES), callback: onRead },
     });
-    this.#socket.once('connect', () => setImmediate(prepare));
+    this.#socket.once('connect', () => this.#prepare());
     this.#socket.on('error', (error) => this.#onSocketError(error));
     this.#socket.on('close', () => process.exit(0));
     this.writer = new FrameWriter((bytes) => this.#socket.write(bytes), setImmediate);
@@ -65,7 +65,7 @@ class Worker {
   start() {
     process.on('uncaughtException', (error) => this.#onStrayError(error));
     process.on('unhandledRejection', (reason) => this.#onStrayError(reason));
-    process.on('exit', this.writer.flush);
+    process.on('exit', () => this.writer.flush());
     this.writer.hello({
       versions: [PROTOCOL_VERSION, PROTOCOL_VERSION],
       language: 'node',
@@ -95,6 +95,11 @@ class Worker {
   forget(call) {
     this.#calls.delete(call.id);
     if (this.#state === State.DRAINING && this.#calls.size === 0) this.#leave();
+  }
+
+  #prepare() {
+    const { prepare } = require('./prepare.js');
+    prepare(() => this.#state === State.UNBOUND).catch((error) => fatal(error.stack));
   }
 
   #receive(frame) {
@@ -129,7 +134,7 @@ class Worker {
     if (frame.version !== PROTOCOL_VERSION) throw new ProtocolError(`version ${frame.version}`);
     this.#state = State.BINDING;
     for (const [name, value] of frame.environment) process.env[name] = value;
-    this.#load(frame);
+    this.#load(frame).catch((error) => fatal(error.stack));
   }
 
   async #load({ codeDirectory, entrypoint }) {
@@ -163,7 +168,7 @@ class Worker {
   #leave() {
     setImmediate(() => {
       this.writer.flush();
-      this.#socket.end();
+      this.#socket.end(() => process.exit(0));
     });
   }
 
@@ -197,13 +202,6 @@ class Worker {
   #onSocketError(error) {
     if (this.#socket.connecting || error.syscall === 'connect') fatal(error.message);
   }
-}
-
-/** Loads what binding and nearly every function needs, while the host has nothing to say. */
-function prepare() {
-  require('./load.js');
-  require('./call.js');
-  require('./native-output.js');
 }
 
 function fatal(message) {
