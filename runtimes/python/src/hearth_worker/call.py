@@ -20,7 +20,7 @@ class Call(Output):
     """
 
     __slots__ = (
-        "cancelled", "exposed", "gathering", "received", "granted", "rest", "stop",
+        "cancelled", "exposed", "gathering", "received", "rest", "stop",
         "_credit", "_payload", "_session", "_struck", "_thread", "_waker",
     )  # fmt: skip
 
@@ -30,8 +30,8 @@ class Call(Output):
         #: Whether more of the request's body is still to come.
         self.gathering = flags & frames.MORE
         self.rest = []
+        #: Bytes of it that have come since the last grant.
         self.received = 0
-        self.granted = 0
         #: How to stop what runs for this call; None as long as nothing does.
         self.stop = None
         self._payload = payload

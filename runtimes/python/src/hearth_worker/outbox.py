@@ -36,20 +36,25 @@ class Outbox:
                 self.frames.append(frame)
                 self._size += len(frame)
 
-    def flush(self, wait=False):
+    def flush(self):
         """Sends everything. If a thread is sending already, it sends these frames too.
 
-        With `wait`, or when the outbox is full, that thread is waited for: so everybody is slowed
-        down to the host's pace.
+        When the outbox is full that thread is waited for: so everybody is slowed down to the
+        host's pace.
         """
-        while self.frames or wait:
-            if not self._sending.acquire(wait or self.is_full):
+        while self.frames:
+            if not self._sending.acquire(self.is_full):
                 return
             try:
                 self._send()
             finally:
                 self._sending.release()
-            wait = False
+
+    def finish(self):
+        """Sends everything, and waits for whoever is sending. Does nothing once closed."""
+        if not self._closed:
+            with self._sending:
+                self._send()
 
     def close(self):
         """Drops what waits and whatever is put later: the host is gone."""

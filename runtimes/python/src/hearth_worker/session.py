@@ -6,6 +6,7 @@ from _thread import allocate_lock
 from . import frames, native
 from .call import Call
 from .frames import ProtocolError
+from .ticker import Ticker
 
 READ_SIZE = 65_536
 
@@ -30,6 +31,7 @@ class Session:
         #: The calls that are not over, by number.
         self.calls = {}
         self._splitter = splitter
+        self._ticker = Ticker(outbox)
         self._engine = None
         self._draining = False
         self._reading = allocate_lock()
@@ -37,13 +39,18 @@ class Session:
     def serve(self, engine):
         """Answers calls with `engine`. Does not return."""
         self._engine = engine
+        self._ticker.on_tick = engine.on_tick
         engine.serve()
 
-    def receive(self):
-        """Reads what there is, and acts on it. Only one thread does so at a time."""
+    def receive(self, to_the_end=False):
+        """Reads what there is, and acts on it. Only one thread does so at a time.
+
+        The last edge of a closed connection may be that of its last data, so the end itself must
+        be looked for: then `to_the_end` is set.
+        """
         with self._reading:
             try:
-                self._drain_socket()
+                self._drain_socket(to_the_end)
             except ProtocolError as error:
                 self.broken(error)
 
@@ -55,7 +62,7 @@ class Session:
     def exit(self):
         """Ends the process, whatever its threads do, once everything is sent."""
         self.outside.flush()
-        self.outbox.flush(wait=True)
+        self.outbox.finish()
         os._exit(0)
 
     def broken(self, error):
@@ -63,7 +70,7 @@ class Session:
         os.write(2, f"hearth-worker: the host broke the protocol: {error}\n".encode())
         os._exit(BROKEN)
 
-    def _drain_socket(self):
+    def _drain_socket(self, to_the_end):
         while True:
             size = max(READ_SIZE, self._splitter.wanted)
             try:
@@ -75,10 +82,13 @@ class Session:
             if not data:
                 self._lost()
                 return
-            for kind, number, payload in self._splitter.feed(data):
+            received = self._splitter.feed(data)
+            if len(received) > 1:
+                self._ticker.want()
+            for kind, number, payload in received:
                 self._act(kind, number, payload)
-            # The descriptor is edge-triggered; a short read means that it is empty.
-            if len(data) < size:
+            # Saves asking a socket that a short read has shown to be empty.
+            if len(data) < size and not to_the_end:
                 return
 
     def _act(self, kind, number, payload):
@@ -118,11 +128,9 @@ class Session:
             raise ProtocolError(f"body for call {number}, whose body is complete")
         call.rest.append(piece)
         call.received += len(piece)
-        if call.received > frames.WINDOW_START + call.granted:
-            raise ProtocolError(f"body of call {number} exceeds its window")
-        if call.received - call.granted >= GRANT_SIZE:
-            self.outbox.put(frames.grant(number, call.received - call.granted))
-            call.granted = call.received
+        if call.received >= GRANT_SIZE:
+            self.outbox.put(frames.grant(number, call.received))
+            call.received = 0
 
     def _end(self, number):
         call = self.calls.get(number)

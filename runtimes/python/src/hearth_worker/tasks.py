@@ -50,12 +50,15 @@ class Tasks:
         """Takes over a call, from another thread, that has got as far as `result`."""
         self._loop.call_soon_threadsafe(self._begin_adopted, call, result)
 
+    def on_tick(self):
+        """Nothing to do: a slow step of one call holds up the whole loop."""
+        return False
+
     def linger(self, seconds):
         """Gives cancelled calls this long to end, then ends the process."""
         self._loop.call_later(seconds, self._session.exit)
 
     def _receive(self):
-        self._outbox.held = True
         self._session.receive()
         if _EAGER:
             self._flush()
@@ -143,7 +146,6 @@ class Tasks:
 
     def _flush(self):
         self._flushes = False
-        self._outbox.held = False
         self._outbox.flush()
         self._session.rest()
 

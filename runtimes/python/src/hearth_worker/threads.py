@@ -6,7 +6,10 @@ after the other stay on one hot thread. Both descriptors are edge-triggered, so 
 one thread.
 
 A thread that runs a call may be gone for long. So it begins only if another one is left to watch
-the socket, and calls that came in the same read are left in `_queue` for the others.
+the socket, and calls that came in the same read are left in `_queue` for the others. Waking
+another thread for them at once doubles the price of a fast function's call, so usually the reader
+goes through the queue itself, and the ticker wakes others when it does not get on. Once that has
+happened, functions are taken to be slow for a while, and others are woken at once.
 """
 
 import select
@@ -21,7 +24,11 @@ from .native import current
 
 MOST_THREADS = 64
 
+# How often threads may be woken in vain until a function is taken to be fast.
+_SLOW = 64
+
 _EDGE = select.EPOLLIN | select.EPOLLET
+_CLOSED = select.EPOLLRDHUP | select.EPOLLHUP
 
 
 class Threads:
@@ -36,11 +43,13 @@ class Threads:
         #: One entry for each thread that watches the socket.
         self._watching = []
         self._started = 1
+        self._slow = 0
+        self._seen = None
         self._starting = threading.Lock()
         self._tasks = None
         self._epoll = select.epoll()
         self._socket = session.sock.fileno()
-        self._epoll.register(self._socket, _EDGE)
+        self._epoll.register(self._socket, _EDGE | select.EPOLLRDHUP)
         # Always readable. Setting its events again makes a new edge, which wakes one thread.
         self._bell, writer = pipe()
         write(writer, b"!")
@@ -57,11 +66,25 @@ class Threads:
             self._watching.append(None)
             if self._queue and len(self._watching) > 1:
                 self._ring()
-            events = poll(-1, 1)
+            [(descriptor, events)] = poll(-1, 1)
             self._watching.pop()
-            if events[0][0] == self._socket:
-                self._session.receive()
+            if descriptor == self._socket:
+                self._session.receive(to_the_end=events & _CLOSED)
+            elif self._slow and not self._queue:
+                self._slow -= 1
             self._work()
+
+    def on_tick(self):
+        """Wakes another thread if the queue has not moved since the last tick."""
+        try:
+            first = self._queue[0]
+        except IndexError:
+            first = None
+        if first is not None and first is self._seen:
+            self._slow = _SLOW
+            self._ring()
+        self._seen = first
+        return first is not None
 
     def linger(self, seconds):
         """Gives cancelled calls this long to end, then ends the process."""
@@ -78,7 +101,7 @@ class Threads:
                 call = queue.popleft()
             except IndexError:
                 break
-            if queue:
+            if queue and self._slow:
                 self._ring()
             self._context.copy().run(self._run, call)
         self._outbox.flush()
