@@ -1,1 +1,67 @@
-fn main() {}
+//! Hearth runs functions. This is the program: it reads what the user asked for, builds the parts,
+//! runs them and shuts them down. The only place where adapters and protocols are chosen by name.
+
+mod doctor;
+mod exit;
+mod output;
+mod runtimes;
+mod serve;
+mod source;
+mod state;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Runs functions: any language, isolated, fast.
+#[derive(Parser)]
+#[command(version, max_term_width = 100, after_help = exit::HELP)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// Say more on standard error; twice for everything.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve one function over HTTP, as an Open Runtimes v5 server.
+    Serve(Box<serve::Arguments>),
+    /// Say what this machine supports, which guarantees that gives, and what to do about the rest.
+    Doctor(doctor::Arguments),
+    /// List languages and versions: offered, found, missing and how to get them.
+    Runtimes(runtimes::Arguments),
+}
+
+fn main() -> ExitCode {
+    // Before anything else: the launcher must stay single-threaded and small.
+    if std::env::args_os().nth(1).is_some_and(|word| word == serve::LAUNCHER) {
+        return ExitCode::FAILURE;
+    }
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return exit::usage(&error),
+    };
+    start_logging(arguments.verbose);
+    let outcome = match arguments.command {
+        Command::Serve(arguments) => serve::run(*arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Runtimes(arguments) => runtimes::run(&arguments),
+    };
+    exit::report(outcome)
+}
+
+fn start_logging(verbosity: u8) {
+    let level = match verbosity {
+        0 => tracing::Level::WARN,
+        1 => tracing::Level::INFO,
+        _ => tracing::Level::DEBUG,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+}

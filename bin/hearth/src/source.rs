@@ -1,0 +1,140 @@
+//! From a user's folder to an artifact: a copy, with what the install step adds.
+
+use std::{fs, io, os::unix::fs::lchown, path::Path, process::Stdio, time::Duration};
+
+use anyhow::Context;
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{process::Command, time::timeout};
+
+use crate::{
+    exit::{Failure, Fatal},
+    runtimes::{Interpreter, Runtime},
+};
+
+/// How long an install step may take.
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// Version control is not part of a function.
+const LEFT_OUT: [&str; 2] = [".git", ".hg"];
+
+/// Copies directories, files and links; leaves out anything else, such as sockets.
+pub(crate) fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("could not make {}", to.display()))?;
+    let entries =
+        fs::read_dir(from).with_context(|| format!("could not read {}", from.display()))?;
+    for entry in entries {
+        let entry = entry?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        let kind = entry.file_type()?;
+        if LEFT_OUT.iter().any(|name| entry.file_name() == *name) {
+            continue;
+        }
+        if kind.is_dir() {
+            copy_tree(&source, &target)?;
+        } else if kind.is_symlink() {
+            std::os::unix::fs::symlink(fs::read_link(&source)?, &target)?;
+        } else if kind.is_file() {
+            fs::copy(&source, &target)
+                .with_context(|| format!("could not copy {}", source.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives a tree to the user that functions run as, inside a sandbox.
+pub(crate) fn give_to(tree: &Path, owner: u32) -> io::Result<()> {
+    lchown(tree, Some(owner), Some(owner))?;
+    if tree.symlink_metadata()?.is_dir() {
+        for entry in fs::read_dir(tree)? {
+            give_to(&entry?.path(), owner)?;
+        }
+    }
+    Ok(())
+}
+
+/// The file that defines the function.
+pub(crate) fn entrypoint(
+    source: &Path,
+    runtime: &Runtime,
+    given: Option<&str>,
+) -> anyhow::Result<String> {
+    if let Some(given) = given.filter(|given| !given.is_empty()) {
+        return Ok(given.to_owned());
+    }
+    runtime.entrypoints.iter().find(|file| source.join(file).is_file()).cloned().ok_or_else(|| {
+        let message = format!(
+            "no entrypoint in {}: looked for {}; name it with --entrypoint",
+            source.display(),
+            runtime.entrypoints.join(", ")
+        );
+        Fatal::new(Failure::Usage, message).into()
+    })
+}
+
+/// Runs the runtime's install step in the copy, if the source asks for one.
+///
+/// It runs as the user who runs Hearth and with that user's network and package caches, as if they
+/// had typed it; see `docs/decisions/`. Dropping the future kills it.
+pub(crate) async fn install(
+    copy: &Path,
+    runtime: &Runtime,
+    interpreter: &Interpreter,
+) -> anyhow::Result<()> {
+    let asks = runtime.manifest.as_ref().filter(|manifest| copy.join(manifest).is_file());
+    let Some(manifest) = asks else { return Ok(()) };
+    let program = interpreter.program.to_string_lossy();
+    let line = runtime.install.replace("{program}", &program);
+    eprintln!("{manifest} found, installing: {line}");
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", &line])
+        .current_dir(copy)
+        .stdin(Stdio::null())
+        // Standard output is for what scripts read.
+        .stdout(io::stderr())
+        .process_group(0)
+        .spawn()
+        .context("could not start a shell for the install step")?;
+    let _group = Group(child.id());
+    let refused = |message: String| Fatal::new(Failure::Source, message);
+    let status = timeout(INSTALL_TIMEOUT, child.wait())
+        .await
+        .map_err(|_| refused(format!("the install step took longer than {INSTALL_TIMEOUT:?}")))??;
+    if !status.success() {
+        return Err(refused(format!("the install step ended with {status}")).into());
+    }
+    Ok(())
+}
+
+/// A process group that ends when this is dropped.
+struct Group(Option<u32>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let leader = self.0.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        if let Some(leader) = leader {
+            let _ = kill_process_group(leader, Signal::KILL);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_has_files_and_links_but_no_history() {
+        let root = std::env::temp_dir().join(format!("hearth-copy-{}", std::process::id()));
+        let (from, to) = (root.join("from"), root.join("to"));
+        fs::create_dir_all(from.join(".git")).expect("create");
+        fs::create_dir_all(from.join("a/b")).expect("create");
+        fs::write(from.join("a/b/file"), "text").expect("write");
+        std::os::unix::fs::symlink("b/file", from.join("a/link")).expect("link");
+        std::os::unix::net::UnixListener::bind(from.join("socket")).expect("a socket");
+
+        copy_tree(&from, &to).expect("copy");
+        assert_eq!(fs::read_to_string(to.join("a/link")).expect("read"), "text");
+        assert!(to.join("a/link").is_symlink());
+        assert!(!to.join(".git").exists());
+        assert!(!to.join("socket").exists());
+        fs::remove_dir_all(&root).expect("remove");
+    }
+}

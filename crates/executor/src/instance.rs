@@ -1,0 +1,233 @@
+//! One instance, from launch to end.
+
+use std::{
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use adapter::{Adapter, AdapterError};
+use model::{Exit, InstanceId, LaunchSpec};
+use protocol::{BindError, Binding, CallLog, ConnectError, Connection, LogStream, Protocol};
+use tokio::{io::AsyncReadExt, net::unix::pipe, sync::watch, time::timeout};
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+/// Where the output of an instance's processes goes that belongs to no call.
+pub type Outputs = Arc<dyn Fn(&InstanceId) -> Arc<dyn CallLog> + Send + Sync>;
+
+/// The most output of an instance that is kept; a flood beyond it is read and dropped.
+const MAX_OUTPUT: usize = 1 << 20;
+/// How long an instance that has lost its connection may take to end by itself, so that its own
+/// exit status is what is reported.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// What instances are made with: where they run, how they are spoken to.
+#[derive(Clone)]
+pub struct Engine {
+    adapter: Arc<dyn Adapter>,
+    protocol: Arc<dyn Protocol>,
+    outputs: Outputs,
+    launched: Arc<AtomicU64>,
+    tasks: TaskTracker,
+}
+
+/// What all instances of a runtime have in common.
+#[derive(Clone, Debug)]
+pub struct Template {
+    /// A launch specification; each instance gets an id of its own that begins with this one's.
+    pub spec: LaunchSpec,
+    /// How long a launched instance may take until it can be bound.
+    pub ready_timeout: Duration,
+}
+
+/// Why there is no instance.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The adapter could not start it.
+    #[error("could not launch an instance")]
+    Adapter(#[from] AdapterError),
+    /// It started and could not be spoken to.
+    #[error("could not reach a launched instance")]
+    Connect(#[from] ConnectError),
+    /// It started and did not say anything.
+    #[error("a launched instance was not ready within {0:?}")]
+    NotReady(Duration),
+}
+
+/// Why an instance does not serve its function.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    #[error("could not attach the function's code")]
+    Attach(#[source] AdapterError),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("the function did not load within {0:?}")]
+    TimedOut(Duration),
+}
+
+/// An instance that runs. Dropping it stops it.
+pub(crate) struct Running {
+    pub(crate) id: InstanceId,
+    pub(crate) connection: Arc<dyn Connection>,
+    exit: watch::Receiver<Option<Exit>>,
+    stop: watch::Sender<Option<Duration>>,
+}
+
+impl Engine {
+    /// An engine from its two halves. Must be made within a tokio runtime.
+    pub fn new(adapter: Arc<dyn Adapter>, protocol: Arc<dyn Protocol>, outputs: Outputs) -> Self {
+        let (launched, tasks) = (Arc::default(), TaskTracker::new());
+        Self { adapter, protocol, outputs, launched, tasks }
+    }
+
+    /// Returns when every instance that was launched is gone and released.
+    pub async fn is_empty(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.tasks.reopen();
+    }
+
+    /// Launches an instance and waits until it can be bound. Dropping the future stops it.
+    pub(crate) async fn launch(&self, template: &Template) -> Result<Running, LaunchError> {
+        let mut spec = template.spec.clone();
+        let serial = self.launched.fetch_add(1, Ordering::Relaxed);
+        spec.id = format!("{}-{serial}", spec.id).parse().expect("an id and a number are an id");
+        let connection = self.protocol.prepare(&mut spec)?;
+        let output = self.open_output(&spec.id);
+        self.adapter.launch(&spec, output).await?;
+        let running = self.supervise(spec.id, connection);
+        timeout(template.ready_timeout, running.connection.ready())
+            .await
+            .map_err(|_| LaunchError::NotReady(template.ready_timeout))??;
+        Ok(running)
+    }
+
+    /// Makes an instance a function's.
+    pub(crate) async fn bind(
+        &self,
+        running: &Running,
+        artifact: &std::path::Path,
+        entrypoint: &str,
+        environment: &[(String, String)],
+    ) -> Result<(), StartError> {
+        let code_directory = match self.adapter.attaching() {
+            Some(attaching) => {
+                attaching.attach(&running.id, artifact).await.map_err(StartError::Attach)?
+            }
+            None => PathBuf::from(model::paths::FUNCTION),
+        };
+        let binding = Binding {
+            code_directory,
+            entrypoint: entrypoint.to_owned(),
+            environment: environment.to_vec(),
+        };
+        running.connection.bind(&binding).await?;
+        Ok(())
+    }
+
+    fn supervise(&self, id: InstanceId, connection: Arc<dyn Connection>) -> Running {
+        let (ended, exit) = watch::channel(None);
+        let (stop, stopped) = watch::channel(None);
+        let adapter = self.adapter.clone();
+        let supervised = Supervised { adapter, id: id.clone(), connection: connection.clone() };
+        self.tasks.spawn(supervised.until_gone(ended, stopped));
+        Running { id, connection, exit, stop }
+    }
+
+    /// A pipe for what the instance's processes print, and a task that reads it.
+    fn open_output(&self, id: &InstanceId) -> Option<OwnedFd> {
+        let log = (self.outputs)(id);
+        let opened = std::io::pipe().and_then(|(reading, writing)| {
+            Ok((pipe::Receiver::from_owned_fd(reading.into())?, OwnedFd::from(writing)))
+        });
+        match opened {
+            Ok((reading, writing)) => {
+                self.tasks.spawn(copy_output(reading, log));
+                Some(writing)
+            }
+            Err(error) => {
+                warn!(instance = %id, %error, "no pipe for an instance's output");
+                None
+            }
+        }
+    }
+}
+
+async fn copy_output(mut pipe: pipe::Receiver, log: Arc<dyn CallLog>) {
+    let mut buffer = [0; 4096];
+    let mut kept = 0;
+    while let Ok(read @ 1..) = pipe.read(&mut buffer).await {
+        if kept > MAX_OUTPUT {
+            continue;
+        }
+        kept += read;
+        log.write(LogStream::NativeOut, &String::from_utf8_lossy(&buffer[..read]));
+        if kept > MAX_OUTPUT {
+            log.write(LogStream::Error, "The rest of this instance's output is left out.");
+        }
+    }
+}
+
+/// What the supervisor of an instance holds.
+struct Supervised {
+    adapter: Arc<dyn Adapter>,
+    id: InstanceId,
+    connection: Arc<dyn Connection>,
+}
+
+impl Supervised {
+    /// Waits until the instance ends or should end, and releases it.
+    async fn until_gone(
+        self,
+        ended: watch::Sender<Option<Exit>>,
+        mut stopped: watch::Receiver<Option<Duration>>,
+    ) {
+        let Self { adapter, id, connection } = self;
+        let grace = tokio::select! {
+            _ = adapter.wait(&id) => Duration::ZERO,
+            _ = connection.closed() => {
+                let _ = timeout(LAST_WORDS, adapter.wait(&id)).await;
+                Duration::ZERO
+            }
+            // Also if the instance is dropped: its sender goes with it.
+            grace = asked_to_stop(&mut stopped) => grace,
+        };
+        if !grace.is_zero() {
+            let _ = timeout(grace, connection.drain()).await;
+        }
+        let (exit, stop) = tokio::join!(adapter.wait(&id), adapter.stop(&id, Duration::ZERO));
+        debug!(instance = %id, ?exit, "an instance is gone");
+        if let Err(error) = stop {
+            warn!(instance = %id, %error, "could not release an instance");
+        }
+        let lost = Exit { status: model::ExitStatus::Unknown, out_of_memory: false };
+        ended.send_replace(Some(exit.unwrap_or(lost)));
+    }
+}
+
+/// Returns how much grace the instance is given, once it should end.
+async fn asked_to_stop(stopped: &mut watch::Receiver<Option<Duration>>) -> Duration {
+    let grace = stopped.wait_for(Option::is_some).await;
+    grace.ok().and_then(|grace| *grace).unwrap_or_default()
+}
+
+impl Running {
+    /// Lets the instance finish what it runs, for at most `grace`, and stops it. Does not wait.
+    pub(crate) fn retire(&self, grace: Duration) {
+        self.stop.send_replace(Some(grace));
+    }
+
+    /// How the instance ended, if it does so soon.
+    pub(crate) async fn epitaph(&self) -> Option<Exit> {
+        let mut exit = self.exit.clone();
+        let ended = timeout(2 * LAST_WORDS, exit.wait_for(Option::is_some)).await;
+        ended.ok()?.ok().and_then(|exit| *exit)
+    }
+}

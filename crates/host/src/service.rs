@@ -1,0 +1,267 @@
+//! The path of a request, in the order of the specification (1.5).
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::{
+    Request, Response, StatusCode,
+    body::Body as _,
+    body::Incoming,
+    header::{CONNECTION, HeaderValue},
+};
+use model::LogId;
+use protocol::{Body, Call, CallError, CallLog, LogStream, Reply};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    client,
+    control::{self, EnforcedHeaders, LOG_ID, Secret},
+    log::{LogIds, Logs},
+    reply::{self, ReplyBody},
+    request,
+};
+
+/// The most bytes of a request's body (specification, 1.5).
+pub const MAX_BODY: usize = 20 << 20;
+
+/// The most bytes of a refused body that are read so that the client sees the refusal.
+const MAX_DISCARDED: usize = 256 << 20;
+/// The longest that a call may take when its caller sets no timeout: nothing waits for ever.
+const LONGEST_CALL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What is behind the server.
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// Delivers one call to the function.
+    async fn call(&self, call: Call) -> Result<Reply, CallError>;
+}
+
+/// What the server must know about its function.
+#[derive(Clone, Debug)]
+pub struct HostConfig {
+    /// What callers must know.
+    pub secret: Secret,
+    /// Headers that replace the client's.
+    pub enforced: EnforcedHeaders,
+    /// In development all calls share the log id `dev`.
+    pub is_development: bool,
+    /// Where logs go.
+    pub logs: Logs,
+    /// The file that `/__opr/timings` shows.
+    pub telemetry: Option<PathBuf>,
+    /// How long a client may pause within a body.
+    pub body_timeout: Duration,
+    /// How long a call goes on whose client has closed its sending side.
+    pub half_closed_grace: Duration,
+}
+
+/// Answers requests.
+pub(crate) struct Service {
+    config: HostConfig,
+    backend: Arc<dyn Backend>,
+    log_ids: LogIds,
+}
+
+/// What a caller asked for with control headers.
+struct Control {
+    deadline: Instant,
+    log_id: Option<LogId>,
+}
+
+/// Why a body was not read to its end.
+enum Unread {
+    TooLarge,
+    TooSlow,
+    Broken,
+}
+
+type HttpResponse = Response<ReplyBody>;
+
+impl Service {
+    pub(crate) fn new(config: HostConfig, backend: Arc<dyn Backend>) -> Self {
+        Self { config, backend, log_ids: LogIds::new() }
+    }
+
+    pub(crate) async fn answer(
+        &self,
+        request: Request<Incoming>,
+        socket: &TcpStream,
+    ) -> HttpResponse {
+        match request.uri().path() {
+            "/__opr/health" => return reply::text(StatusCode::OK, "OK"),
+            "/__opr/timings" => return self.timings(),
+            _ => {}
+        }
+        match self.control(&request) {
+            Ok(control) => self.answer_admitted(request, control, socket).await,
+            Err(refusal) => *refusal,
+        }
+    }
+
+    /// No telemetry file yet is no telemetry yet.
+    fn timings(&self) -> HttpResponse {
+        let text = self.config.telemetry.as_ref().map(std::fs::read).transpose();
+        match text {
+            Ok(text) => reply::text(StatusCode::OK, text.unwrap_or_default()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                reply::text(StatusCode::OK, "")
+            }
+            Err(error) => {
+                let why = format!("The telemetry file cannot be read: {error}.");
+                reply::text(StatusCode::INTERNAL_SERVER_ERROR, why)
+            }
+        }
+    }
+
+    /// Checks what a caller must get right, before any log file exists.
+    fn control(&self, request: &Request<Incoming>) -> Result<Control, Box<HttpResponse>> {
+        let headers = request.headers();
+        let refuse = |status, text: String| Box::new(reply::text(status, text));
+        let allowed = control::timeout(headers).map_err(|_| {
+            let text =
+                format!("Header \"{}\" must be an integer greater than 0.", control::TIMEOUT);
+            refuse(StatusCode::INTERNAL_SERVER_ERROR, text)
+        })?;
+        if !self.config.secret.admits(headers.get(control::SECRET)) {
+            let text = format!("Unauthorized. Provide correct \"{}\" header.", control::SECRET);
+            return Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, text));
+        }
+        let chosen =
+            control::log_id(headers).map_err(|why| refuse(StatusCode::BAD_REQUEST, why))?;
+        let log_id = control::wants_log(headers).then(|| chosen.unwrap_or_else(|| self.log_id()));
+        let allowed = allowed.map_or(LONGEST_CALL, |allowed| allowed.min(LONGEST_CALL));
+        Ok(Control { deadline: Instant::now() + allowed, log_id })
+    }
+
+    fn log_id(&self) -> LogId {
+        if self.config.is_development {
+            return "dev".parse().expect("three letters");
+        }
+        self.log_ids.next()
+    }
+
+    async fn answer_admitted(
+        &self,
+        request: Request<Incoming>,
+        Control { deadline, log_id }: Control,
+        socket: &TcpStream,
+    ) -> HttpResponse {
+        let log = log_id.as_ref().map(|id| self.config.logs.open(id));
+        let (parts, body) = request.into_parts();
+        let mut response = match self.read(body).await {
+            Ok(body) => {
+                let head = Arc::new(request::call_head(&parts, &self.config.enforced));
+                let body = Body::whole(body);
+                let call = Call { head, body, deadline: Some(deadline), log: log.clone() };
+                self.deliver(call, log, socket).await
+            }
+            Err(unread) => refuse_body(&unread, log.as_deref()),
+        };
+        let id = log_id.as_ref().map_or("", LogId::as_str);
+        let id = HeaderValue::from_str(id).expect("log ids are plain ASCII");
+        response.headers_mut().insert(LOG_ID, id);
+        response
+    }
+
+    async fn deliver(
+        &self,
+        call: Call,
+        log: Option<Arc<dyn CallLog>>,
+        socket: &TcpStream,
+    ) -> HttpResponse {
+        let outcome = tokio::select! {
+            biased;
+            outcome = self.backend.call(call) => outcome,
+            // Nobody will read the answer; dropping the call cancels it.
+            () = client::gone(socket, self.config.half_closed_grace) => {
+                let mut response = reply::empty(StatusCode::REQUEST_TIMEOUT);
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                return response;
+            }
+        };
+        match outcome {
+            Ok(reply) => reply::response(reply, log),
+            Err(error) => failure(&error, log.as_deref()),
+        }
+    }
+
+    async fn read(&self, mut body: Incoming) -> Result<Bytes, Unread> {
+        if body.is_end_stream() {
+            return Ok(Bytes::new());
+        }
+        let announced = body.size_hint().lower();
+        if usize::try_from(announced).is_ok_and(|announced| announced <= MAX_BODY) {
+            match self.collect(&mut body).await {
+                Err(Unread::TooLarge) => {}
+                outcome => return outcome,
+            }
+        }
+        // A client that is still sending would not see an answer on a connection that is closed.
+        tokio::spawn(discard(body, self.config.body_timeout));
+        Err(Unread::TooLarge)
+    }
+
+    async fn collect(&self, body: &mut Incoming) -> Result<Bytes, Unread> {
+        let mut gathered = BytesMut::new();
+        while let Some(part) =
+            timeout(self.config.body_timeout, body.frame()).await.map_err(|_| Unread::TooSlow)?
+        {
+            let Ok(part) = part.map_err(|_| Unread::Broken)?.into_data() else { continue };
+            if gathered.len() + part.len() > MAX_BODY {
+                return Err(Unread::TooLarge);
+            }
+            if gathered.is_empty() && body.is_end_stream() {
+                return Ok(part);
+            }
+            gathered.extend_from_slice(&part);
+        }
+        Ok(gathered.freeze())
+    }
+}
+
+async fn discard(mut body: Incoming, pause: Duration) {
+    let mut left = MAX_DISCARDED;
+    while let Ok(Some(Ok(part))) = timeout(pause, body.frame()).await {
+        let length = part.data_ref().map_or(0, Bytes::len);
+        match left.checked_sub(length) {
+            Some(less) => left = less,
+            None => return,
+        }
+    }
+}
+
+fn refuse_body(unread: &Unread, log: Option<&dyn CallLog>) -> HttpResponse {
+    let (status, why) = match unread {
+        Unread::TooLarge => {
+            (StatusCode::PAYLOAD_TOO_LARGE, "Request body is larger than the limit of 20 MiB.")
+        }
+        Unread::TooSlow => (StatusCode::REQUEST_TIMEOUT, "Request body did not arrive in time."),
+        Unread::Broken => (StatusCode::BAD_REQUEST, "Request body broke off."),
+    };
+    if let Some(log) = log {
+        log.write(LogStream::Error, why);
+    }
+    reply::text(status, why)
+}
+
+/// The specification's failure table (1.6): the function's failures have no body, ours say why.
+fn failure(error: &CallError, log: Option<&dyn CallLog>) -> HttpResponse {
+    let text = error.to_string();
+    if let Some(log) = log {
+        log.write(LogStream::Error, &text);
+    }
+    match error {
+        CallError::Failed { .. } | CallError::TimedOut => {
+            reply::empty(StatusCode::INTERNAL_SERVER_ERROR)
+        }
+        CallError::NotLoaded { .. } => reply::empty(StatusCode::SERVICE_UNAVAILABLE),
+        CallError::Lost { .. } | CallError::Unavailable { .. } => {
+            reply::text(StatusCode::SERVICE_UNAVAILABLE, text)
+        }
+    }
+}
