@@ -4,11 +4,15 @@
 //! figure should be is said, and checked by eye, elsewhere. Everything that is measured runs with
 //! nothing but a search path in its environment.
 
+mod churn;
+mod first_byte;
 mod floor;
 mod language;
 mod machine;
+mod memory;
 mod report;
 mod rounds;
+mod sandboxes;
 mod servers;
 mod stage;
 mod warm;
@@ -62,17 +66,32 @@ pub(crate) struct Effort {
     rounds: usize,
     round: Duration,
     warm_up: Duration,
+    /// How often a fresh instance is called.
+    samples: usize,
 }
 
-const FULL: Effort =
-    Effort { rounds: 5, round: Duration::from_secs(3), warm_up: Duration::from_secs(1) };
-const QUICK: Effort =
-    Effort { rounds: 2, round: Duration::from_secs(1), warm_up: Duration::from_millis(300) };
+const FULL: Effort = Effort {
+    rounds: 5,
+    round: Duration::from_secs(3),
+    warm_up: Duration::from_secs(1),
+    samples: 100,
+};
+const QUICK: Effort = Effort {
+    rounds: 2,
+    round: Duration::from_secs(1),
+    warm_up: Duration::from_millis(300),
+    samples: 10,
+};
 
 type Measure = fn(&Site, &Language, &Effort, &mut dyn FnMut(Question)) -> anyhow::Result<()>;
 
 /// What can be asked, for each language.
-const SECTIONS: [(&str, Measure); 1] = [("warm", warm::measure)];
+const SECTIONS: [(&str, Measure); 4] = [
+    ("warm", warm::measure),
+    ("first-byte", first_byte::measure),
+    ("churn", churn::measure),
+    ("memory", memory::measure),
+];
 
 /// Runs what was asked for, prints tables as they come and writes JSON at the end.
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {

@@ -21,6 +21,11 @@ impl Latencies {
         self.0.saturating_record(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
     }
 
+    /// Counts everything that `other` counted.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.0.add(&other.0).expect("all distributions have the same bounds");
+    }
+
     /// How many durations were counted.
     pub(crate) fn count(&self) -> u64 {
         self.0.len()

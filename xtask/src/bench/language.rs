@@ -40,7 +40,10 @@ pub(crate) const LANGUAGES: [Language; 2] = [
         name: "python",
         title: "Python",
         entrypoint: "main.py",
-        worker: Worker { program: &["/usr/bin/python3", "-I", "-S", "-X", "utf8"], file: "python/src/worker.py" },
+        worker: Worker {
+            program: &["/usr/bin/python3", "-I", "-S", "-X", "utf8"],
+            file: "python/src/worker.py",
+        },
         empty_program: &["/usr/bin/python3", "-I", "-S", "-c", "pass"],
         bare: "aiohttp",
     },

@@ -83,6 +83,15 @@ impl Row {
         }
     }
 
+    /// What is said in place of figures.
+    fn remark(&self) -> Option<String> {
+        match &self.state {
+            State::Measured(_) => None,
+            State::Skipped(reason) => Some(format!("skipped: {reason}")),
+            State::Failed(reason) => Some(format!("FAILED: {reason}")),
+        }
+    }
+
     fn column(&self, index: usize) -> impl Iterator<Item = f64> + Clone + '_ {
         self.rounds().iter().filter_map(move |round| round.get(index).copied())
     }
@@ -122,14 +131,10 @@ impl Question {
         header.extend(self.columns.iter().map(|column| column.heading.to_owned()));
         header.extend(self.comparisons.iter().map(|comparison| self.heading(comparison)));
         let mut lines = vec![header];
-        let mut remarks = Vec::new();
-        for row in &self.rows {
-            match &row.state {
-                State::Measured(_) => lines.push(self.cells(row)),
-                State::Skipped(reason) => remarks.push(format!("{}: skipped: {reason}", row.label)),
-                State::Failed(reason) => remarks.push(format!("{}: FAILED: {reason}", row.label)),
-            }
-        }
+        lines.extend(
+            self.rows.iter().filter(|row| row.remark().is_none()).map(|row| self.cells(row)),
+        );
+        let mut remarks = self.remarks();
         let failed = self.failed_requests();
         if failed > 0.0 {
             remarks
@@ -141,6 +146,21 @@ impl Question {
             let _ = writeln!(text, "  {remark}");
         }
         text
+    }
+
+    /// Why rows are missing, those with the same reason in one line.
+    fn remarks(&self) -> Vec<String> {
+        let mut remarks: Vec<(String, String)> = Vec::new();
+        for row in &self.rows {
+            let Some(remark) = row.remark() else { continue };
+            match remarks.iter_mut().find(|(_, known)| *known == remark) {
+                Some((labels, _)) => {
+                    let _ = write!(labels, "; {}", row.label);
+                }
+                None => remarks.push((row.label.clone(), remark)),
+            }
+        }
+        remarks.into_iter().map(|(labels, remark)| format!("{labels}: {remark}")).collect()
     }
 
     fn heading(&self, comparison: &Comparison) -> String {
@@ -259,6 +279,10 @@ mod tests {
 
     const COLUMNS: &[Column] = &[Column { key: "p50_us", heading: "p50 µs", decimals: 1 }, FAILED];
 
+    fn missing(label: &str) -> Row {
+        Row { label: label.to_owned(), state: State::Skipped("not installed".to_owned()) }
+    }
+
     fn question(failed: f64) -> Question {
         let compare = |operation| Comparison { key: "p50_us", operation, to: "peer" };
         Question {
@@ -283,10 +307,8 @@ mod tests {
                         vec![40.0, 0.0],
                     ]),
                 },
-                Row {
-                    label: "absent".to_owned(),
-                    state: State::Skipped("not installed".to_owned()),
-                },
+                missing("absent"),
+                missing("also absent"),
             ],
         }
     }
@@ -313,7 +335,7 @@ mod tests {
     fn the_table_shows_the_spread_and_who_is_missing() {
         let table = question(0.0).table();
         assert!(table.contains("20.0 (10.0–100.0)"), "{table}");
-        assert!(table.contains("absent: skipped: not installed"), "{table}");
+        assert!(table.contains("absent; also absent: skipped: not installed"), "{table}");
         assert!(!table.contains("!!"), "{table}");
     }
 

@@ -67,6 +67,18 @@ pub(crate) fn median(figures: impl IntoIterator<Item = f64>) -> Option<f64> {
     }
 }
 
+/// The smallest figure that is not below this share of all of them; not a number of none.
+pub(crate) fn quantile(sorted: &[f64], share: f64) -> f64 {
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share between 0 and 1 of a few hundred"
+    )]
+    let rank = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
@@ -101,6 +113,15 @@ mod tests {
                 State::Measured(vec![vec![1.0]; 3]),
             ]
         );
+    }
+
+    #[test]
+    fn a_quantile_is_one_of_the_figures() {
+        let figures = [1.0, 2.0, 3.0, 4.0];
+        for (share, expected) in [(0.0, 1.0), (0.25, 1.0), (0.26, 2.0), (0.99, 4.0), (1.0, 4.0)] {
+            assert_eq!(quantile(&figures, share), expected, "{share}");
+        }
+        assert!(quantile(&[], 0.5).is_nan());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
+use tokio::time::Instant;
 
 use super::{
     EXPECTED_BODY,
@@ -54,28 +55,37 @@ impl Endpoint {
         Ok((target, request))
     }
 
+    /// Calls once over a new connection: the time from sending the request to the first byte.
+    pub(crate) fn first_byte(&self) -> anyhow::Result<Duration> {
+        ask(&Target::parse(&self.url)?)
+    }
+
     /// Waits until the server gives the agreed answer.
     fn when_ready(mut server: Server, url: String) -> anyhow::Result<Self> {
         let target = Target::parse(&url)?;
-        server.wait_for(PATIENCE, || check(&target))?;
+        server.wait_for(PATIENCE, || ask(&target))?;
         Ok(Self { server, url })
     }
 }
 
-/// Asks once, and compares the reply with what all servers must say.
-fn check(target: &Target) -> anyhow::Result<()> {
+/// Asks once over a new connection, compares the reply with what all servers must say, and returns
+/// the time from sending the request to the first byte.
+fn ask(target: &Target) -> anyhow::Result<Duration> {
     let mut stream = TcpStream::connect_timeout(&target.address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(&target.request(&[]))?;
     let mut received = Vec::new();
     let mut buffer = [0; 4096];
+    let start = Instant::now();
+    stream.write_all(&target.request(&[]))?;
+    let mut count = stream.read(&mut buffer)?;
+    let first_byte = start.elapsed();
     let reply = loop {
-        let count = stream.read(&mut buffer)?;
         received.extend_from_slice(&buffer[..count]);
         if let Some(reply) = http::find(&received, count == 0)? {
             break reply;
         }
         ensure!(count > 0, "the connection was closed before the reply");
+        count = stream.read(&mut buffer)?;
     };
     let body = reply.body(&received);
     ensure!(
@@ -84,7 +94,7 @@ fn check(target: &Target) -> anyhow::Result<()> {
         reply.status,
         String::from_utf8_lossy(&body)
     );
-    Ok(())
+    Ok(first_byte)
 }
 
 /// What `hearth serve` is asked for beyond a function.
@@ -134,7 +144,7 @@ impl Site {
     pub(crate) fn bare(&self, language: &Language, name: &str) -> anyhow::Result<Endpoint> {
         match language.name {
             "node" => {
-                let mut command = Command::new("/usr/bin/node");
+                let mut command = node();
                 command.arg(self.peer("node-http/server.js"));
                 let mut server = self.stage.start(name, command)?;
                 let url = server.expect_line("listening on ", PATIENCE)?;
@@ -163,7 +173,7 @@ impl Site {
             "node" => {
                 let packages = self.node_packages()?;
                 let main = "node_modules/@google-cloud/functions-framework/build/src/main.js";
-                let mut command = Command::new("/usr/bin/node");
+                let mut command = node();
                 command.arg(packages.join(main));
                 (command, self.peer("functions-framework-node"))
             }
@@ -242,6 +252,13 @@ fn run(command: &mut Command) -> anyhow::Result<()> {
         bail!("{} failed: {last}", command.get_program().display());
     }
     Ok(())
+}
+
+/// Node as servers run it: some packages do more work outside of production.
+fn node() -> Command {
+    let mut command = Command::new("/usr/bin/node");
+    command.env("NODE_ENV", "production");
+    command
 }
 
 /// A port that nobody listened on a moment ago, for servers that cannot choose one themselves.
