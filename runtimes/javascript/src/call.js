@@ -141,9 +141,10 @@ class Call {
   }
 
   async #pump() {
+    const source = this.#source;
     for (;;) {
       // A generator's body runs in the context of whoever asks for its next value.
-      const { done, value } = await this.#worker.runIn(this, this.#source.next);
+      const { done, value } = await this.#worker.runIn(this, () => source.next());
       if (this.#over) return;
       if (done) break;
       await this.#sendChunk(chunkBytes(value));
@@ -184,7 +185,7 @@ class Call {
     if (source === undefined) return;
     // What a stream says about being stopped has nobody left to be said to.
     Promise.resolve()
-      .then(() => this.#worker.runIn(this, source.stop))
+      .then(() => this.#worker.runIn(this, () => source.stop()))
       .catch(() => {});
   }
 
@@ -200,8 +201,11 @@ function isThenable(value) {
 }
 
 /** A source of one chunk, which may be a promise. */
-async function* onlyChunk(bytes) {
-  yield bytes;
+function onlyChunk(bytes) {
+  const chunks = (async function* () {
+    yield bytes;
+  })();
+  return { next: () => chunks.next(), stop() {} };
 }
 
 module.exports = { Call };

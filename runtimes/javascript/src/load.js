@@ -97,14 +97,15 @@ class FunctionCode {
     return [...(excerpt.length > 0 ? excerpt : checkSyntax(this.#file)), ...frames];
   }
 
-  /** Ends a trace where the worker called the function: nobody can do anything about the rest. */
+  /** Takes the worker out of a trace, and what is below the function: nobody can change either. */
   #withoutOwnFrames(text) {
     const lines = text.split('\n');
-    let from = lines.findIndex((line) => isFrame(line) && this.#isOwn(line));
-    if (from < 0) return text;
-    while (from > 0 && isFrame(lines[from - 1]) && lines[from - 1].includes('node:')) from -= 1;
-    const after = lines.slice(from).filter((line) => !isFrame(line));
-    return [...lines.slice(0, from), ...after].join('\n');
+    const isOwnFrame = (line) => isFrame(line) && this.#isOwn(line);
+    if (!lines.some(isOwnFrame)) return text;
+    const last = lines.findLastIndex((line) => isFrame(line) && line.includes(this.#directory));
+    return lines
+      .filter((line, i) => !isFrame(line) || (i <= last && !isOwnFrame(line)))
+      .join('\n');
   }
 
   #isOwn(line) {

@@ -11,6 +11,9 @@ const path = require('node:path');
 
 const WORKER = path.join(__dirname, '..', 'src', 'worker.js');
 
+/** How long a test waits for something that never comes. */
+const PATIENCE_MS = 10000;
+
 /** Builds a payload field by field. */
 class Payload {
   #parts = [];
@@ -154,6 +157,7 @@ class FakeHost {
     host.process.stderr.on('data', (data) => {
       host.stderr += data;
     });
+    host.stderrEnd = once(host.process.stderr, 'end');
     [host.socket] = await once(server, 'connection');
     server.close();
     host.socket.on('data', (data) => host.#push(data));
@@ -229,21 +233,29 @@ class FakeHost {
   }
 
   /** Waits until `condition` gives something true after a frame has come. */
-  until(condition) {
-    return new Promise((resolve, reject) => {
-      const check = () => {
+  async until(condition) {
+    let timer;
+    let check;
+    const fulfilled = new Promise((resolve, reject) => {
+      check = () => {
         const value = condition();
-        if (!value) return;
-        this.#listeners.delete(check);
-        resolve(value);
+        if (value) resolve(value);
+      };
+      const giveUp = (why) => () => {
+        check();
+        reject(new Error(`${why}: ${condition}\n${this.stderr}`));
       };
       this.#listeners.add(check);
+      this.exit.then(giveUp('the worker is gone'));
+      timer = setTimeout(giveUp('the worker is silent'), PATIENCE_MS);
       check();
-      this.exit.then((code) => {
-        check();
-        reject(new Error(`the worker is gone (${code}): ${this.stderr}`));
-      });
     });
+    try {
+      return await fulfilled;
+    } finally {
+      clearTimeout(timer);
+      this.#listeners.delete(check);
+    }
   }
 
   /** Closes the connection and waits until the process is gone; returns its exit code. */
