@@ -1,1 +1,38 @@
-//! Not written yet.
+//! Runs instances as processes in Linux namespaces: no engine, no image, a few milliseconds.
+//!
+//! ```text
+//! daemon ──► launcher ──► init (pid 1 of the instance) ──► worker
+//!  tokio      one thread   a fork of the launcher           the function's program
+//! ```
+//!
+//! The daemon has threads and must not fork, so it asks the *launcher*, a process of its own, for
+//! instances ([`wire`]). Each instance has new user, mount, PID, IPC, UTS, cgroup and network
+//! namespaces, a read-only root made of the host's `/usr` ([`template`]), limits ([`cgroup`]) and a
+//! system call filter ([`seccomp`]). When the daemon dies, the launcher removes everything; when
+//! the launcher dies, the kernel kills the instances, and the next launcher removes what is left
+//! ([`owner`]).
+//!
+//! Without root the launcher first makes itself root of a user namespace of its own. What is weaker
+//! then is listed by [`SandboxAdapter::weaknesses`].
+//!
+//! Not here: images, layers, or anything that outlives the daemon.
+
+mod adapter;
+mod cgroup;
+mod fault;
+mod init;
+mod launch;
+mod launcher;
+mod mounts;
+mod nameservers;
+mod network;
+mod owner;
+mod seccomp;
+mod sys;
+mod template;
+mod views;
+mod wire;
+mod worker;
+
+pub use adapter::{Config, SandboxAdapter};
+pub use launcher::launcher_main;

@@ -1,0 +1,442 @@
+//! The daemon's side: requests go out, events come in, and a small table says who waits for what.
+
+use std::{
+    collections::HashMap,
+    ffi::OsString,
+    io,
+    net::Ipv4Addr,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use adapter::{Adapter, AdapterError, Attaching};
+use async_trait::async_trait;
+use model::{Exit, ExitStatus, Instance, InstanceId, LaunchSpec, Network, paths};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    process::{Child, Command},
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+};
+
+use crate::{
+    fault::{Fault, Step},
+    sys,
+    wire::{self, Abilities, Event, Request, Settings, Status},
+};
+
+/// The name users choose the adapter by.
+const NAME: &str = "sandbox";
+
+/// Requests that may be on their way to the launcher. Who comes later waits.
+const QUEUE: usize = 64;
+
+/// How the adapter is set up.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where launchers keep their locks and mount points, such as `/run/hearth`.
+    pub state: PathBuf,
+    /// The command that becomes the launcher: it must call [`crate::launcher_main`] at once.
+    pub launcher: Vec<OsString>,
+    /// The addresses of egress networks: an IPv4 network of 16 to 20 bits that nothing else uses.
+    pub network_range: (Ipv4Addr, u8),
+    /// How many finished networks are kept ready.
+    pub network_stock: usize,
+}
+
+impl Config {
+    /// The usual settings.
+    pub fn new(state: PathBuf, launcher: Vec<OsString>) -> Self {
+        Self {
+            state,
+            launcher,
+            network_range: (Ipv4Addr::new(10, 199, 0, 0), 16),
+            network_stock: 2,
+        }
+    }
+}
+
+/// Runs instances in Linux namespaces.
+///
+/// Dropping it removes everything, too, but nobody waits for that: use [`Self::shutdown`].
+#[derive(Debug)]
+pub struct SandboxAdapter {
+    shared: Arc<Shared>,
+    requests: mpsc::Sender<Outgoing>,
+    abilities: Abilities,
+    next_attach: AtomicU64,
+    connection: Arc<AsyncFd<OwnedFd>>,
+    tasks: Tasks,
+}
+
+type Outgoing = (Vec<u8>, Option<OwnedFd>);
+
+#[derive(Debug)]
+struct Tasks {
+    writer: JoinHandle<()>,
+    reader: tokio::sync::Mutex<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    instances: HashMap<InstanceId, Entry>,
+    attaching: HashMap<u64, oneshot::Sender<Result<(), Fault>>>,
+    generation: u64,
+    /// Why nothing works any more.
+    gone: Option<String>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// Tells an instance from an earlier one of the same id.
+    generation: u64,
+    phase: watch::Sender<Phase>,
+}
+
+#[derive(Clone, Debug)]
+enum Phase {
+    Launching,
+    Failed(Fault),
+    Running { pid: u32 },
+    Ended { pid: u32, exit: Exit, is_released: bool },
+}
+
+impl SandboxAdapter {
+    /// Starts the launcher, which first removes what owners that were killed left behind.
+    pub async fn start(config: Config) -> Result<Self, AdapterError> {
+        let (ours, theirs) = wire::pair().step("make a socket for the launcher")?;
+        rustix::io::ioctl_fionbio(&ours, true).step("set up the launcher's socket")?;
+        let launcher = spawn(&config.launcher, theirs)
+            .map_err(|error| AdapterError::step("start the launcher", error))?;
+        let connection = Arc::new(sys::watch(ours).step("listen to the launcher")?);
+        let settings = Settings {
+            state: config.state,
+            network_range: config.network_range,
+            network_stock: config.network_stock,
+        };
+        let bytes = wire::encode(&Request::Start(settings)).step("address the launcher")?;
+        send(&connection, &(bytes, None)).await.step("address the launcher")?;
+        let abilities = match receive(&connection, &mut vec![0; wire::LONGEST]).await {
+            Ok(Some(Event::Ready(abilities))) => abilities,
+            Ok(Some(Event::Failed(fault))) => return Err(fault.into()),
+            Ok(_) => return Err(gone("the launcher ended before it was ready")),
+            Err(error) => return Err(AdapterError::step("hear from the launcher", error)),
+        };
+        let shared = Arc::new(Shared::default());
+        let (requests, queue) = mpsc::channel(QUEUE);
+        let writer = tokio::spawn(write(Arc::clone(&connection), queue));
+        let reader = tokio::spawn(read(Arc::clone(&connection), Arc::clone(&shared), launcher));
+        Ok(Self {
+            shared,
+            requests,
+            abilities,
+            next_attach: AtomicU64::new(0),
+            connection,
+            tasks: Tasks { writer, reader: tokio::sync::Mutex::new(reader) },
+        })
+    }
+
+    /// The guarantees that do not hold on this machine, in words for the operator.
+    pub fn weaknesses(&self) -> Vec<String> {
+        self.abilities.weaknesses.clone()
+    }
+
+    /// Why there is no egress network here, if there is none.
+    pub fn no_egress(&self) -> Option<&str> {
+        self.abilities.no_egress.as_deref()
+    }
+
+    /// Kills all instances and removes everything the adapter made. Returns when that is done.
+    pub async fn shutdown(&self) {
+        // The launcher takes the end of its requests as the order to finish.
+        let _ = rustix::net::shutdown(&*self.connection, rustix::net::Shutdown::Write);
+        // Whoever asks a second time waits for the first.
+        let mut reader = self.tasks.reader.lock().await;
+        if !reader.is_finished() {
+            let _ = (&mut *reader).await;
+        }
+    }
+
+    async fn reserve(&self) -> Result<mpsc::Permit<'_, Outgoing>, AdapterError> {
+        self.requests.reserve().await.map_err(|_| self.shared.lock().gone())
+    }
+
+    fn watch(&self, id: &InstanceId) -> Result<(u64, watch::Receiver<Phase>), AdapterError> {
+        let table = self.shared.lock();
+        table.check()?;
+        let entry = table.instances.get(id).ok_or_else(|| AdapterError::Unknown(id.clone()))?;
+        Ok((entry.generation, entry.phase.subscribe()))
+    }
+
+    /// Waits for a phase. The table drops its senders only when the launcher is gone.
+    async fn until(
+        &self,
+        phase: &mut watch::Receiver<Phase>,
+        is_reached: impl Fn(&Phase) -> bool,
+    ) -> Result<Phase, AdapterError> {
+        let reached = phase.wait_for(|phase| is_reached(phase)).await.map(|phase| phase.clone());
+        reached.map_err(|_| self.shared.lock().gone())
+    }
+
+    fn check_network(&self, network: Network) -> Result<(), AdapterError> {
+        match (&self.abilities.no_egress, network) {
+            (Some(why), Network::Egress) => {
+                let instead = format!("{why}; use `none` or `host`");
+                Err(AdapterError::no_network(NAME, network, &instead))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for SandboxAdapter {
+    fn drop(&mut self) {
+        // The launcher and the reader go on until the launcher has cleaned up.
+        let _ = rustix::net::shutdown(&*self.connection, rustix::net::Shutdown::Write);
+        self.tasks.writer.abort();
+    }
+}
+
+#[async_trait]
+impl Adapter for SandboxAdapter {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn is_isolating(&self) -> bool {
+        true
+    }
+
+    async fn launch(
+        &self,
+        spec: &LaunchSpec,
+        output: Option<OwnedFd>,
+    ) -> Result<Instance, AdapterError> {
+        self.check_network(spec.network)?;
+        let request = Request::Launch(Box::new(spec.clone()));
+        let bytes = wire::encode(&request).step("pass on the specification")?;
+        let permit = self.reserve().await?;
+        let mut phase = self.shared.lock().insert(&spec.id)?;
+        permit.send((bytes, output));
+        match self.until(&mut phase, |phase| !matches!(phase, Phase::Launching)).await? {
+            Phase::Failed(fault) => Err(fault.into()),
+            phase => Ok(phase.instance(&spec.id)),
+        }
+    }
+
+    async fn wait(&self, id: &InstanceId) -> Result<Exit, AdapterError> {
+        let (_, mut phase) = self.watch(id)?;
+        let is_over = |phase: &Phase| matches!(phase, Phase::Ended { .. } | Phase::Failed(_));
+        match self.until(&mut phase, is_over).await? {
+            Phase::Ended { exit, .. } => Ok(exit),
+            Phase::Launching | Phase::Failed(_) | Phase::Running { .. } => {
+                Err(AdapterError::Unknown(id.clone()))
+            }
+        }
+    }
+
+    async fn stop(&self, id: &InstanceId, grace: Duration) -> Result<(), AdapterError> {
+        let (generation, mut phase) = match self.watch(id) {
+            Err(AdapterError::Unknown(_)) => return Ok(()),
+            found => found?,
+        };
+        if matches!(*phase.borrow(), Phase::Launching | Phase::Running { .. }) {
+            let grace_millis = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+            let request = Request::Stop { id: id.clone(), grace_millis };
+            let bytes = wire::encode(&request).step("pass on the stop")?;
+            self.reserve().await?.send((bytes, None));
+        }
+        let is_released = |phase: &Phase| {
+            matches!(phase, Phase::Ended { is_released: true, .. } | Phase::Failed(_))
+        };
+        self.until(&mut phase, is_released).await?;
+        self.shared.lock().forget(id, generation);
+        Ok(())
+    }
+
+    async fn recover(&self) -> Result<Vec<Instance>, AdapterError> {
+        let table = self.shared.lock();
+        table.check()?;
+        Ok(table.instances.iter().map(|(id, entry)| entry.phase.borrow().instance(id)).collect())
+    }
+
+    fn attaching(&self) -> Option<&dyn Attaching> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Attaching for SandboxAdapter {
+    async fn attach(&self, id: &InstanceId, artifact: &Path) -> Result<PathBuf, AdapterError> {
+        self.watch(id)?;
+        let number = self.next_attach.fetch_add(1, Ordering::Relaxed);
+        let request =
+            Request::Attach { request: number, id: id.clone(), artifact: artifact.into() };
+        let bytes = wire::encode(&request).step("pass on the artifact")?;
+        let permit = self.reserve().await?;
+        let (sender, answer) = oneshot::channel();
+        self.shared.lock().attaching.insert(number, sender);
+        permit.send((bytes, None));
+        answer.await.map_err(|_| self.shared.lock().gone())??;
+        Ok(paths::FUNCTION.into())
+    }
+}
+
+impl Phase {
+    fn instance(&self, id: &InstanceId) -> Instance {
+        let pid = match self {
+            Self::Launching | Self::Failed(_) => None,
+            Self::Running { pid } | Self::Ended { pid, .. } => Some(*pid),
+        };
+        Instance { id: id.clone(), pid }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().expect("nothing panics while it holds the table")
+    }
+}
+
+impl Table {
+    fn check(&self) -> Result<(), AdapterError> {
+        if self.gone.is_some() { Err(self.gone()) } else { Ok(()) }
+    }
+
+    fn gone(&self) -> AdapterError {
+        gone(self.gone.as_deref().unwrap_or("it is shutting down"))
+    }
+
+    fn insert(&mut self, id: &InstanceId) -> Result<watch::Receiver<Phase>, AdapterError> {
+        self.check()?;
+        if self.instances.contains_key(id) {
+            return Err(AdapterError::Exists(id.clone()));
+        }
+        self.generation += 1;
+        let (phase, receiver) = watch::channel(Phase::Launching);
+        self.instances.insert(id.clone(), Entry { generation: self.generation, phase });
+        Ok(receiver)
+    }
+
+    fn forget(&mut self, id: &InstanceId, generation: u64) {
+        if self.instances.get(id).is_some_and(|entry| entry.generation == generation) {
+            self.instances.remove(id);
+        }
+    }
+
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::Launched { id, pid } => self.set(&id, |_| Phase::Running { pid }),
+            Event::LaunchFailed { id, fault } => {
+                self.set(&id, |_| Phase::Failed(fault));
+                self.instances.remove(&id);
+            }
+            Event::Attached { request, result } => {
+                if let Some(sender) = self.attaching.remove(&request) {
+                    // Whoever asked may have stopped waiting.
+                    let _ = sender.send(result);
+                }
+            }
+            Event::Ended { id, status, out_of_memory } => {
+                let exit = Exit { status: status.into(), out_of_memory };
+                self.set(&id, |pid| Phase::Ended { pid, exit, is_released: false });
+            }
+            Event::Released { id } => {
+                if let Some(entry) = self.instances.get(&id) {
+                    entry.phase.send_modify(|phase| {
+                        if let Phase::Ended { is_released, .. } = phase {
+                            *is_released = true;
+                        }
+                    });
+                }
+            }
+            Event::Warning(text) => tracing::warn!("{text}"),
+            Event::Notice(text) => tracing::info!("{text}"),
+            Event::Ready(_) | Event::Failed(_) => {}
+        }
+    }
+
+    fn set(&self, id: &InstanceId, next: impl FnOnce(u32) -> Phase) {
+        let Some(entry) = self.instances.get(id) else { return };
+        entry.phase.send_modify(|phase| {
+            let pid = phase.instance(id).pid.unwrap_or_default();
+            *phase = next(pid);
+        });
+    }
+
+    /// Ends every wait.
+    fn end(&mut self, why: String) {
+        self.gone.get_or_insert(why);
+        self.instances.clear();
+        self.attaching.clear();
+    }
+}
+
+impl From<Status> for ExitStatus {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Code(code) => Self::Code(code),
+            Status::Signal(signal) => Self::Signal(signal),
+            Status::Unknown => Self::Unknown,
+        }
+    }
+}
+
+fn gone(why: &str) -> AdapterError {
+    AdapterError::Gone { adapter: NAME, why: why.into() }
+}
+
+fn spawn(command: &[OsString], socket: OwnedFd) -> io::Result<Child> {
+    let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::null());
+    sys::pass_as_three(&mut command, socket);
+    command.spawn()
+}
+
+async fn send(connection: &AsyncFd<OwnedFd>, (bytes, descriptor): &Outgoing) -> io::Result<()> {
+    let descriptor = descriptor.as_ref().map(AsFd::as_fd);
+    connection
+        .async_io(Interest::WRITABLE, |socket| wire::send_bytes(socket, bytes, descriptor))
+        .await
+}
+
+async fn receive(connection: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<Option<Event>> {
+    let received =
+        connection.async_io(Interest::READABLE, |socket| wire::receive(socket, buffer)).await?;
+    Ok(received.map(|(event, _)| event))
+}
+
+async fn write(connection: Arc<AsyncFd<OwnedFd>>, mut queue: mpsc::Receiver<Outgoing>) {
+    while let Some(outgoing) = queue.recv().await {
+        if send(&connection, &outgoing).await.is_err() {
+            // The reader finds out why.
+            return;
+        }
+    }
+}
+
+async fn read(connection: Arc<AsyncFd<OwnedFd>>, shared: Arc<Shared>, mut launcher: Child) {
+    let mut buffer = vec![0; wire::LONGEST];
+    let why = loop {
+        match receive(&connection, &mut buffer).await {
+            Ok(Some(event)) => shared.lock().apply(event),
+            Ok(None) => break "its launcher has ended".to_owned(),
+            Err(error) => break format!("its launcher cannot be heard: {error}"),
+        }
+    };
+    shared.lock().end(why);
+    // Its cleaning up is part of its life, and a daemon that lives on must collect it.
+    let _ = launcher.wait().await;
+}

@@ -1,0 +1,190 @@
+//! One launch, up to the moment when the new init has all it needs.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+    rc::Rc,
+};
+
+use model::{InstanceSocket, LaunchSpec, Network};
+use rustix::{
+    fs::{AtFlags, CWD, FileType, chownat, fchown, fstat},
+    process::{Gid, Uid},
+};
+
+use crate::{
+    cgroup::{Entrance, Group, Groups},
+    fault::{Fault, Step},
+    init::{self, Plan, USER},
+    mounts::{READ_ONLY, detached_copy},
+    network::{Lease, Networks},
+    seccomp::Filters,
+    sys::{self, Child, MountAttributes},
+    template::Templates,
+    views::Views,
+    wire::{self, Order},
+    worker::Worker,
+};
+
+const NAMESPACES: i32 = libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP;
+
+/// What launches need and share.
+pub(crate) struct Workshop {
+    pub(crate) views: Views,
+    pub(crate) templates: Templates,
+    pub(crate) groups: Groups,
+    pub(crate) networks: Networks,
+    pub(crate) filters: Rc<Filters>,
+    /// The host's ids for instances, one each. None without root: all are then the user itself.
+    pub(crate) first_user: Option<u32>,
+}
+
+/// An init that has been told to go.
+pub(crate) struct Launched {
+    pub(crate) child: Child,
+    pub(crate) socket: OwnedFd,
+    pub(crate) group: Group,
+    pub(crate) lease: Option<Lease>,
+}
+
+impl Workshop {
+    /// Starts an init. After a failure nothing is left of it.
+    pub(crate) fn launch(
+        &mut self,
+        spec: &LaunchSpec,
+        output: Option<OwnedFd>,
+        slot: u32,
+    ) -> Result<Launched, Fault> {
+        let user = self.first_user.map(|first| first + slot);
+        let mut worker = Worker::new(spec, output)?;
+        worker.has_groups = self.groups.missing().is_empty();
+        let root = detached_copy(self.templates.get(spec)?).step("copy the root")?;
+        let socket = spec.socket.as_ref().map(|socket| show_socket(socket, user)).transpose()?;
+        if let (Some(user), Some(output)) = (user, &worker.output) {
+            give_pipe(output, user).step("hand over the output")?;
+        }
+        let lease = self.networks.lease(spec.network)?;
+        let (group, entrance) =
+            self.groups.create(spec.id.as_str(), &spec.limits).step("make the cgroups")?;
+        let Entrance { v1, v2 } = entrance;
+        let plan = Plan {
+            root,
+            socket,
+            groups: v1,
+            limits: spec.limits.clone(),
+            raise_loopback: spec.network == Network::None && lease.is_none(),
+            filters: Rc::clone(&self.filters),
+            worker,
+        };
+        let forked = self.fork(&plan, v2.as_ref(), spec.network, lease.as_ref());
+        let started = forked.and_then(|(child, socket)| {
+            introduce(&child, &socket, user).inspect_err(|_| discard(&child))?;
+            Ok((child, socket))
+        });
+        match started {
+            Ok((child, socket)) => Ok(Launched { child, socket, group, lease }),
+            Err(fault) => {
+                let _ = group.remove();
+                Err(fault)
+            }
+        }
+    }
+
+    fn fork(
+        &self,
+        plan: &Plan,
+        group: Option<&OwnedFd>,
+        network: Network,
+        lease: Option<&Lease>,
+    ) -> Result<(Child, OwnedFd), Fault> {
+        let (ours, theirs) = wire::pair().step("make a socket for the init")?;
+        let flags = match (network, lease) {
+            (Network::None, None) => NAMESPACES | libc::CLONE_NEWNET,
+            _ => NAMESPACES,
+        };
+        let fork = || match sys::clone3(flags, group.map(AsFd::as_fd))? {
+            Some(child) => Ok(child),
+            None => init::run(plan, &theirs),
+        };
+        let child = self
+            .networks
+            .within(lease, || self.views.apart(fork))
+            .and_then(|result| result)
+            .and_then(|result: io::Result<Child>| result)
+            .step("make the instance's namespaces")?;
+        Ok((child, ours))
+    }
+}
+
+/// Gives the new user namespace its one user, and lets the init go on.
+fn introduce(child: &Child, socket: &OwnedFd, user: Option<u32>) -> Result<(), Fault> {
+    let line = format!("{USER} {} 1", user.unwrap_or(0));
+    let process = Path::new("/proc").join(child.pid.as_raw_nonzero().to_string());
+    for map in ["uid_map", "gid_map"] {
+        fs::write(process.join(map), &line).step("map the instance's user")?;
+    }
+    wire::send(socket, &Order::Go, None).step("start the init")
+}
+
+/// An init that has not been told to go ends at once.
+fn discard(child: &Child) {
+    use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+    let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
+    let _ = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED);
+}
+
+/// A copy of the mount of the socket's directory. The instance must own the socket to connect.
+fn show_socket(socket: &InstanceSocket, user: Option<u32>) -> Result<OwnedFd, Fault> {
+    let directory = socket.path.parent().unwrap_or(Path::new("/"));
+    let step = || format!("show {}", directory.display());
+    if let Some(user) = user {
+        let (owner, group) = (Some(Uid::from_raw(user)), Some(Gid::from_raw(user)));
+        for path in [directory, &socket.path] {
+            chownat(CWD, path, owner, group, AtFlags::SYMLINK_NOFOLLOW).step(step())?;
+        }
+    }
+    read_only_copy(directory).step(step())
+}
+
+fn read_only_copy(path: &Path) -> io::Result<OwnedFd> {
+    let tree = detached_copy(path)?;
+    let attributes = MountAttributes { set: READ_ONLY, private: true, ..Default::default() };
+    sys::set_mount_attributes(&tree, attributes)?;
+    Ok(tree)
+}
+
+/// An artifact as a mount for the instance of this user namespace.
+pub(crate) fn show_artifact(path: &Path, child: &Child, is_root: bool) -> io::Result<OwnedFd> {
+    if !fs::metadata(path)?.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    if is_root {
+        let process = format!("/proc/{}/ns/user", child.pid.as_raw_nonzero());
+        let namespace = fs::File::open(process)?;
+        let tree = detached_copy(path)?;
+        let attributes = MountAttributes {
+            set: READ_ONLY,
+            private: true,
+            user_namespace: Some(namespace.as_fd()),
+        };
+        // Not every file system can do this. The files then have no owner that the function knows.
+        if sys::set_mount_attributes(&tree, attributes).is_ok() {
+            return Ok(tree);
+        }
+    }
+    read_only_copy(path)
+}
+
+/// A pipe is opened again through `/dev/stdout`, which only its owner may do.
+fn give_pipe(output: &OwnedFd, user: u32) -> io::Result<()> {
+    if FileType::from_raw_mode(fstat(output)?.st_mode) == FileType::Fifo {
+        fchown(output, Some(Uid::from_raw(user)), Some(Gid::from_raw(user)))?;
+    }
+    Ok(())
+}

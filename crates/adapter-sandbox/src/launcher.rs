@@ -1,0 +1,535 @@
+//! The process that makes instances: single-threaded, so that it may fork, and a child of the
+//! daemon, which must not.
+//!
+//! ```text
+//! Launch ──► Starting ──► Running ──► ended ──► released
+//!                └── failed ───────────┘
+//! ```
+//!
+//! Nothing here blocks on an instance: every step of every instance is an event. When the daemon's
+//! end of the socket closes, for whatever reason, all instances are killed and everything the
+//! launcher made is removed.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    rc::Rc,
+    time::Duration,
+};
+
+use model::{InstanceId, LaunchSpec};
+use rustix::{
+    event::{Timespec, epoll},
+    process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid},
+    thread::{CapabilitySet, UnshareFlags},
+};
+
+use crate::{
+    cgroup::Groups,
+    fault::{Fault, Step},
+    launch::{Launched, Workshop, show_artifact},
+    nameservers::Nameservers,
+    network::Networks,
+    owner::{self, Owner},
+    seccomp::Filters,
+    sys,
+    template::Templates,
+    views::Views,
+    wire::{self, Abilities, Event, Order, Report, Request, Settings, Status},
+};
+
+/// The descriptor of the socket to the daemon.
+const DAEMON: i32 = 3;
+
+/// The first id on the host that an instance may be. Far above what distributions give to users,
+/// to containers (`/etc/subuid`) and to systemd's dynamic services.
+const FIRST_USER: u32 = 0x7000_0000;
+const USERS_OF_AN_OWNER: u32 = 1 << 16;
+
+/// How often, and for how long, the removal of a cgroup that still has processes is tried again.
+const RELEASE_AGAIN: Duration = Duration::from_millis(5);
+const RELEASE_AT_LAST: Duration = Duration::from_secs(10);
+
+/// The launcher's whole life. Its program has been started by [`crate::SandboxAdapter::start`],
+/// with the socket to the daemon as descriptor 3.
+pub fn launcher_main() -> ExitCode {
+    let Ok(daemon) = sys::inherited(DAEMON) else {
+        eprintln!("this command is for the daemon's own use");
+        return ExitCode::from(64);
+    };
+    match Launcher::start(daemon.as_fd()) {
+        Ok(mut launcher) => {
+            launcher.run();
+            launcher.finish();
+            ExitCode::SUCCESS
+        }
+        Err(fault) => {
+            let _ = wire::send(&daemon, &Event::Failed(fault), None);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Launcher<'a> {
+    daemon: std::os::fd::BorrowedFd<'a>,
+    epoll: OwnedFd,
+    owner: Owner,
+    workshop: Workshop,
+    /// By slot. A slot is the instance's share of whatever is numbered.
+    instances: Vec<Option<Live>>,
+    slots: HashMap<InstanceId, usize>,
+    /// When to kill whom.
+    deadlines: BTreeSet<(Duration, usize)>,
+    /// Those that have ended: when to release them, in this order.
+    ended: VecDeque<(Duration, usize)>,
+    buffer: Vec<u8>,
+}
+
+/// An instance between its fork and its release.
+struct Live {
+    id: InstanceId,
+    launched: Launched,
+    phase: Phase,
+    attaching: Attaching,
+    /// What its init said the worker ended with.
+    status: Option<Status>,
+    kill_at: Option<Duration>,
+    ended_at: Duration,
+}
+
+enum Phase {
+    Starting,
+    /// Its launch failed; the daemon hears of it when nothing is left.
+    Failed(Fault),
+    Running,
+}
+
+#[derive(PartialEq, Eq)]
+enum Attaching {
+    NotYet,
+    /// The daemon waits for the answer to this request.
+    Asked(u64),
+    Done,
+}
+
+/// What an epoll event is about.
+#[derive(Clone, Copy)]
+enum Source {
+    Daemon,
+    Init(usize),
+    Process(usize),
+}
+
+impl Source {
+    fn encode(self) -> epoll::EventData {
+        epoll::EventData::new_u64(match self {
+            Self::Daemon => 0,
+            Self::Init(slot) => 2 * slot as u64 + 2,
+            Self::Process(slot) => 2 * slot as u64 + 3,
+        })
+    }
+
+    fn decode(data: epoll::EventData) -> Self {
+        let number = usize::try_from(data.u64()).expect("encoded from a slot");
+        match number {
+            0 => Self::Daemon,
+            even if even % 2 == 0 => Self::Init(even / 2 - 1),
+            odd => Self::Process(odd / 2 - 1),
+        }
+    }
+}
+
+impl<'a> Launcher<'a> {
+    fn start(daemon: std::os::fd::BorrowedFd<'a>) -> Result<Self, Fault> {
+        let mut buffer = vec![0; wire::LONGEST];
+        let first = wire::receive(daemon, &mut buffer).step("hear from the daemon")?;
+        let Some((Request::Start(settings), _)) = first else {
+            return Err(Fault::new("understand the daemon", libc::EPROTO));
+        };
+        // A signal from the daemon's terminal is for the daemon, which stops the launcher in turn.
+        rustix::process::setsid().step("leave the daemon's session")?;
+        let is_root = is_root();
+        if !is_root {
+            become_root_of_own_namespace().step("make a user namespace")?;
+        }
+        let owner = take_ownership(&settings)?;
+        let place = owner.directory.join("bare");
+        make_directory(&place).step("make a directory")?;
+        let views = Views::enter(&place).step("make a mount namespace")?;
+        let groups = Groups::find(&owner.number.to_string());
+        groups.clear();
+        let roots = owner.directory.join("roots");
+        make_directory(&roots).step("make a directory")?;
+        let workshop = Workshop {
+            views,
+            templates: Templates::new(roots, Nameservers::of_host()),
+            groups,
+            networks: Networks,
+            filters: Rc::new(Filters::new()),
+            first_user: is_root.then(|| FIRST_USER + owner.number * USERS_OF_AN_OWNER),
+        };
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).step("make an epoll instance")?;
+        let launcher = Self {
+            daemon,
+            epoll,
+            owner,
+            workshop,
+            instances: Vec::new(),
+            slots: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            ended: VecDeque::new(),
+            buffer,
+        };
+        launcher.listen(launcher.daemon, Source::Daemon).step("listen to the daemon")?;
+        launcher.tell(&Event::Ready(launcher.abilities()));
+        Ok(launcher)
+    }
+
+    fn abilities(&self) -> Abilities {
+        Abilities::default()
+    }
+
+    fn listen(&self, to: impl AsFd, source: Source) -> io::Result<()> {
+        Ok(epoll::add(&self.epoll, to, source.encode(), epoll::EventFlags::IN)?)
+    }
+
+    /// A daemon that is gone is noticed where its requests are read.
+    fn tell(&self, event: &Event) {
+        let _ = wire::send(self.daemon, event, None);
+    }
+
+    fn run(&mut self) {
+        let mut events = Vec::with_capacity(64);
+        loop {
+            events.clear();
+            let timeout = self.timeout();
+            let space = rustix::buffer::spare_capacity(&mut events);
+            match epoll::wait(&self.epoll, space, timeout.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return,
+            }
+            for event in &events {
+                match Source::decode(event.data) {
+                    Source::Daemon => {
+                        if !self.serve() {
+                            return;
+                        }
+                    }
+                    Source::Init(slot) => self.hear(slot),
+                    Source::Process(slot) => self.bury(slot),
+                }
+            }
+            self.kill_overdue();
+            // One at a time: removing is slow, and somebody may be waiting for a launch.
+            self.release_next();
+        }
+    }
+
+    fn timeout(&self) -> Option<Timespec> {
+        let next = self
+            .deadlines
+            .first()
+            .into_iter()
+            .chain(self.ended.front())
+            .map(|(when, _)| *when)
+            .min()?;
+        let left = next.saturating_sub(sys::now());
+        Some(Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        })
+    }
+
+    /// Serves a request. False once the daemon is gone.
+    fn serve(&mut self) -> bool {
+        match wire::receive(self.daemon, &mut self.buffer) {
+            Ok(Some((Request::Launch(spec), output))) => self.launch(&spec, output),
+            Ok(Some((Request::Attach { request, id, artifact }, _))) => {
+                if let Err(fault) = self.attach(request, &id, &artifact) {
+                    self.tell(&Event::Attached { request, result: Err(fault) });
+                }
+            }
+            Ok(Some((Request::Stop { id, grace_millis }, _))) => {
+                self.stop(&id, Duration::from_millis(grace_millis));
+            }
+            Ok(Some((Request::Start(_), _))) => {}
+            Ok(None) | Err(_) => return false,
+        }
+        true
+    }
+
+    fn launch(&mut self, spec: &LaunchSpec, output: Option<OwnedFd>) {
+        let slot = self.instances.iter().position(Option::is_none).unwrap_or(self.instances.len());
+        if let Err(fault) = self.try_launch(spec, output, slot) {
+            self.tell(&Event::LaunchFailed { id: spec.id.clone(), fault });
+        }
+    }
+
+    fn try_launch(
+        &mut self,
+        spec: &LaunchSpec,
+        output: Option<OwnedFd>,
+        slot: usize,
+    ) -> Result<(), Fault> {
+        let number = u32::try_from(slot).ok().filter(|slot| *slot < USERS_OF_AN_OWNER);
+        let number = number.ok_or_else(|| Fault::new("find a free user", libc::EAGAIN))?;
+        let launched = self.workshop.launch(spec, output, number)?;
+        let listening = self
+            .listen(&launched.socket, Source::Init(slot))
+            .and_then(|()| self.listen(&launched.child.pidfd, Source::Process(slot)));
+        let phase = match listening.step("listen to the init") {
+            Ok(()) => Phase::Starting,
+            Err(fault) => {
+                kill(&launched);
+                Phase::Failed(fault)
+            }
+        };
+        let live = Live {
+            id: spec.id.clone(),
+            launched,
+            phase,
+            attaching: Attaching::NotYet,
+            status: None,
+            kill_at: None,
+            ended_at: Duration::ZERO,
+        };
+        if slot == self.instances.len() {
+            self.instances.push(None);
+        }
+        self.instances[slot] = Some(live);
+        self.slots.insert(spec.id.clone(), slot);
+        Ok(())
+    }
+
+    fn attach(&mut self, request: u64, id: &InstanceId, artifact: &Path) -> Result<(), Fault> {
+        let is_root = self.workshop.first_user.is_some();
+        let slot = self.slots.get(id).copied();
+        let live = slot.and_then(|slot| self.instances[slot].as_mut());
+        let live = live.ok_or_else(|| Fault::new("attach to what has ended", libc::ESRCH))?;
+        if live.attaching != Attaching::NotYet {
+            return Err(Fault::new("attach a second time", libc::EBUSY));
+        }
+        let step = || format!("attach {}", artifact.display());
+        let tree = show_artifact(artifact, &live.launched.child, is_root).step(step())?;
+        wire::send(&live.launched.socket, &Order::Attach, Some(tree.as_fd())).step(step())?;
+        live.attaching = Attaching::Asked(request);
+        Ok(())
+    }
+
+    fn stop(&mut self, id: &InstanceId, grace: Duration) {
+        let Some(slot) = self.slots.get(id).copied() else { return };
+        let Some(live) = &mut self.instances[slot] else { return };
+        let is_polite = matches!(live.phase, Phase::Running) && !grace.is_zero();
+        if !is_polite {
+            return kill(&live.launched);
+        }
+        if wire::send(&live.launched.socket, &Order::Terminate, None).is_err() {
+            return kill(&live.launched);
+        }
+        let kill_at = sys::now() + grace;
+        // A second stop can only make it sooner.
+        let kill_at = live.kill_at.map_or(kill_at, |earlier| earlier.min(kill_at));
+        if let Some(earlier) = live.kill_at.replace(kill_at) {
+            self.deadlines.remove(&(earlier, slot));
+        }
+        self.deadlines.insert((kill_at, slot));
+    }
+
+    fn kill_overdue(&mut self) {
+        let now = sys::now();
+        while let Some((when, slot)) = self.deadlines.first().copied() {
+            if when > now {
+                return;
+            }
+            self.deadlines.pop_first();
+            if let Some(live) = &mut self.instances[slot] {
+                live.kill_at = None;
+                kill(&live.launched);
+            }
+        }
+    }
+
+    /// Takes a report from an init.
+    fn hear(&mut self, slot: usize) {
+        let Some(live) = &mut self.instances[slot] else { return };
+        match wire::receive(&live.launched.socket, &mut self.buffer) {
+            Ok(Some((report, _))) => self.note(slot, report),
+            // It has ended or is about to: its pidfd tells when.
+            Ok(None) | Err(_) => {
+                let _ = epoll::delete(&self.epoll, &live.launched.socket);
+                kill(&live.launched);
+            }
+        }
+    }
+
+    fn note(&mut self, slot: usize, report: Report) {
+        let Some(live) = &mut self.instances[slot] else { return };
+        let event = match report {
+            Report::Started => {
+                live.phase = Phase::Running;
+                let pid = live.launched.child.pid.as_raw_nonzero().get().unsigned_abs();
+                Event::Launched { id: live.id.clone(), pid }
+            }
+            Report::Failed(fault) => {
+                live.phase = Phase::Failed(fault);
+                return;
+            }
+            Report::Attached(result) => {
+                match std::mem::replace(&mut live.attaching, Attaching::Done) {
+                    Attaching::Asked(request) => Event::Attached { request, result },
+                    Attaching::NotYet | Attaching::Done => return,
+                }
+            }
+            Report::Ended(status) => {
+                live.status = Some(status);
+                return;
+            }
+        };
+        self.tell(&event);
+    }
+
+    /// An init, and with it every process of its instance, is gone.
+    fn bury(&mut self, slot: usize) {
+        // What it said last may still be unread.
+        while self.instances[slot].as_ref().is_some_and(has_words) {
+            self.hear(slot);
+        }
+        let Some(live) = &mut self.instances[slot] else { return };
+        let _ = epoll::delete(&self.epoll, &live.launched.socket);
+        let _ = epoll::delete(&self.epoll, &live.launched.child.pidfd);
+        let status = reap(&live.launched);
+        live.ended_at = sys::now();
+        if let Some(kill_at) = live.kill_at.take() {
+            self.deadlines.remove(&(kill_at, slot));
+        }
+        self.slots.remove(&live.id);
+        self.ended.push_back((live.ended_at, slot));
+        let mut events = Vec::new();
+        if let Attaching::Asked(request) = live.attaching {
+            let fault = Fault::new("attach to what has ended", libc::ESRCH);
+            events.push(Event::Attached { request, result: Err(fault) });
+        }
+        if matches!(live.phase, Phase::Running) {
+            events.push(Event::Ended {
+                id: live.id.clone(),
+                status: live.status.unwrap_or(status),
+                out_of_memory: live.launched.group.is_out_of_memory(),
+            });
+        }
+        events.iter().for_each(|event| self.tell(event));
+    }
+
+    fn release_next(&mut self) {
+        let now = sys::now();
+        let due = self.ended.pop_front_if(|(when, _)| *when <= now);
+        let Some((_, slot)) = due else { return };
+        let Some(live) = self.instances[slot].take() else { return };
+        if let Err(error) = live.launched.group.remove() {
+            if now < live.ended_at + RELEASE_AT_LAST {
+                self.instances[slot] = Some(live);
+                self.ended.push_back((now + RELEASE_AGAIN, slot));
+                return;
+            }
+            self.tell(&Event::Warning(format!(
+                "could not remove a cgroup of `{}`: {error}",
+                live.id
+            )));
+        }
+        let event = match live.phase {
+            Phase::Running => Event::Released { id: live.id },
+            Phase::Failed(fault) => Event::LaunchFailed { id: live.id, fault },
+            Phase::Starting => Event::LaunchFailed {
+                id: live.id,
+                fault: Fault::new("start the instance: it was killed", libc::ECHILD),
+            },
+        };
+        self.tell(&event);
+    }
+
+    /// Ends everything.
+    fn finish(mut self) {
+        let all: Vec<Live> = self.instances.drain(..).flatten().collect();
+        all.iter().for_each(|live| kill(&live.launched));
+        for live in &all {
+            reap(&live.launched);
+        }
+        let Workshop { templates, groups, views, .. } = self.workshop;
+        groups.clear();
+        groups.remove();
+        drop(templates);
+        drop(views);
+        self.owner.remove();
+    }
+}
+
+fn has_words(live: &Live) -> bool {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let mut ready = [PollFd::new(&live.launched.socket, PollFlags::IN)];
+    let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut ready, Some(&zero)).is_ok()
+        && ready[0].revents().contains(PollFlags::IN)
+        && !ready[0].revents().contains(PollFlags::HUP)
+}
+
+fn kill(launched: &Launched) {
+    // It fails only if there is nothing left to kill.
+    let _ = pidfd_send_signal(&launched.child.pidfd, Signal::KILL);
+}
+
+fn reap(launched: &Launched) -> Status {
+    let ended = waitid(WaitId::PidFd(launched.child.pidfd.as_fd()), WaitIdOptions::EXITED);
+    match ended.ok().flatten() {
+        Some(ended) => match (ended.exit_status(), ended.terminating_signal()) {
+            (Some(code), _) => Status::Code(code),
+            (_, Some(signal)) => Status::Signal(signal),
+            _ => Status::Unknown,
+        },
+        None => Status::Unknown,
+    }
+}
+
+fn is_root() -> bool {
+    let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::SETUID | CapabilitySet::SETGID;
+    let has = rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(needed));
+    rustix::process::geteuid().is_root() && has
+}
+
+fn become_root_of_own_namespace() -> io::Result<()> {
+    let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    sys::unshare(UnshareFlags::NEWUSER)?;
+    // Whoever could leave a group could see what its members are denied.
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("0 {user} 1"))?;
+    fs::write("/proc/self/gid_map", format!("0 {group} 1"))
+}
+
+/// Takes the first free number, and removes what dead owners left behind.
+fn take_ownership(settings: &Settings) -> Result<Owner, Fault> {
+    make_directory(&settings.state).step(format!("make {}", settings.state.display()))?;
+    let mut ours = None;
+    let mut refusal = io::Error::from(io::ErrorKind::ResourceBusy);
+    for number in 0..owner::MOST {
+        if ours.is_some() && !settings.state.join(number.to_string()).exists() {
+            continue;
+        }
+        match Owner::take(&settings.state, number) {
+            Ok(owner) if ours.is_none() => ours = Some(owner),
+            Ok(dead) => {
+                let groups = Groups::find(&dead.number.to_string());
+                groups.clear();
+                groups.remove();
+                dead.remove();
+            }
+            Err(error) => refusal = error,
+        }
+    }
+    ours.ok_or(refusal).step(format!("take one of {} owner numbers", owner::MOST))
+}
+
+fn make_directory(path: &PathBuf) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}

@@ -1,0 +1,63 @@
+//! Who owns what on a host: each launcher takes a number, and everything it makes carries it.
+//!
+//! The number belongs to whoever holds a lock that ends with its process, so what an owner left
+//! behind when it was killed is found by taking its lock.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::net::UnixListener,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{FlockOperation, flock};
+
+/// The most owners on one host at a time.
+pub(crate) const MOST: u32 = 16;
+
+/// A number that is ours until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Owner {
+    pub(crate) number: u32,
+    /// Holds the lock and everything else that is on disk.
+    pub(crate) directory: PathBuf,
+    _lock: File,
+    /// Owners with different state directories meet here. The name is gone with the process.
+    _name: UnixListener,
+}
+
+impl Owner {
+    /// Takes a number, or says that it is taken.
+    pub(crate) fn take(state: &Path, number: u32) -> io::Result<Self> {
+        let name = listen(number)?;
+        let directory = state.join(number.to_string());
+        fs::create_dir_all(&directory)?;
+        let lock = File::create(directory.join("lock"))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Self { number, directory, _lock: lock, _name: name })
+    }
+
+    /// Removes the directory. Never recursively: should a root still be mounted in it, its files
+    /// are the host's.
+    pub(crate) fn remove(self) {
+        let roots = self.directory.join("roots");
+        for root in fs::read_dir(&roots).into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(root.path());
+        }
+        for empty in [roots, self.directory.join("bare")] {
+            let _ = fs::remove_dir(empty);
+        }
+        let _ = fs::remove_file(self.directory.join("lock"));
+        let _ = fs::remove_dir(&self.directory);
+        if let Some(state) = self.directory.parent() {
+            let _ = fs::remove_dir(state);
+        }
+    }
+}
+
+fn listen(number: u32) -> io::Result<UnixListener> {
+    use std::os::{linux::net::SocketAddrExt, unix::net::SocketAddr};
+    let user = rustix::process::getuid().as_raw();
+    let name = format!("hearth-sandbox-{user}-{number}");
+    UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)
+}

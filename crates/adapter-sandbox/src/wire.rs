@@ -1,0 +1,189 @@
+//! What daemon, launcher and inits say to each other: one JSON value per packet of a
+//! `SOCK_SEQPACKET` pair, with descriptors beside it where a message needs them.
+
+use std::{
+    io::{self, IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::PathBuf,
+};
+
+use model::{InstanceId, LaunchSpec};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    sendmsg, socketpair, sockopt,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::fault::Fault;
+
+/// The longest message. An environment of this size is already beyond what is sensible, and the
+/// kernel copies a packet in one piece.
+pub(crate) const LONGEST: usize = 128 << 10;
+
+/// From the daemon to the launcher.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// The first message.
+    Start(Settings),
+    /// Carries the output descriptor, if there is one.
+    Launch(Box<LaunchSpec>),
+    Attach {
+        request: u64,
+        id: InstanceId,
+        artifact: PathBuf,
+    },
+    Stop {
+        id: InstanceId,
+        grace_millis: u64,
+    },
+}
+
+/// How the launcher is to work.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Settings {
+    pub(crate) state: PathBuf,
+    pub(crate) network_range: (std::net::Ipv4Addr, u8),
+    pub(crate) network_stock: usize,
+}
+
+/// From the launcher to the daemon.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Event {
+    Ready(Abilities),
+    Failed(Fault),
+    Launched {
+        id: InstanceId,
+        pid: u32,
+    },
+    /// Nothing is left of the instance.
+    LaunchFailed {
+        id: InstanceId,
+        fault: Fault,
+    },
+    Attached {
+        request: u64,
+        result: Result<(), Fault>,
+    },
+    /// Its processes are gone.
+    Ended {
+        id: InstanceId,
+        status: Status,
+        out_of_memory: bool,
+    },
+    /// Everything it had is gone.
+    Released {
+        id: InstanceId,
+    },
+    /// Something the operator should read.
+    Warning(String),
+    /// Something the operator may read.
+    Notice(String),
+}
+
+/// What the launcher found it can do.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Abilities {
+    /// Guarantees that do not hold here.
+    pub(crate) weaknesses: Vec<String>,
+    /// Why there is no egress network, if there is none.
+    pub(crate) no_egress: Option<String>,
+}
+
+/// From the launcher to an init.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Order {
+    /// The user namespace has its ids: build the instance.
+    Go,
+    /// Carries the artifact as a detached mount.
+    Attach,
+    /// Ask the worker to end.
+    Terminate,
+}
+
+/// From an init to the launcher.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Report {
+    Started,
+    Failed(Fault),
+    Attached(Result<(), Fault>),
+    Ended(Status),
+}
+
+/// What a process ended with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Status {
+    Code(i32),
+    Signal(i32),
+    Unknown,
+}
+
+/// A connected pair.
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (one, two) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    for end in [&one, &two] {
+        sockopt::set_socket_send_buffer_size(end, 2 * LONGEST)?;
+    }
+    Ok((one, two))
+}
+
+/// Encodes a message.
+pub(crate) fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
+    let bytes = serde_json::to_vec(message)?;
+    if bytes.len() > LONGEST {
+        return Err(io::Error::from_raw_os_error(libc::E2BIG));
+    }
+    Ok(bytes)
+}
+
+/// Sends an encoded message.
+pub(crate) fn send_bytes(
+    socket: impl AsFd,
+    bytes: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let descriptors = descriptor.as_slice();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+    }
+    rustix::io::retry_on_intr(|| {
+        sendmsg(&socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)
+    })?;
+    Ok(())
+}
+
+/// Sends a message.
+pub(crate) fn send(
+    socket: impl AsFd,
+    message: &impl Serialize,
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    send_bytes(socket, &encode(message)?, descriptor)
+}
+
+/// Receives a message, or `None` once the other end is closed.
+pub(crate) fn receive<M: DeserializeOwned>(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+) -> io::Result<Option<(M, Option<OwnedFd>)>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::io::retry_on_intr(|| {
+        recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+    })?;
+    let descriptor = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    if received.bytes == 0 {
+        return Ok(None);
+    }
+    if received.flags.contains(ReturnFlags::TRUNC) {
+        return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+    }
+    Ok(Some((serde_json::from_slice(&buffer[..received.bytes])?, descriptor)))
+}

@@ -1,0 +1,176 @@
+//! The function's process, from its fork to its own program.
+
+use std::{
+    ffi::{CStr, CString},
+    fs::File,
+    io::{self, Read},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
+    },
+};
+
+use libc::sock_filter;
+use model::{LaunchSpec, Limits, Network, paths};
+use rustix::{
+    fs::Mode,
+    process::{Pid, Resource, Rlimit},
+    thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets},
+};
+
+use crate::{
+    fault::{Fault, Step},
+    sys,
+};
+
+/// A worker that is about to be started.
+pub(crate) struct Worker {
+    program: CString,
+    arguments: Vec<CString>,
+    environment: Vec<CString>,
+    pub(crate) output: Option<OwnedFd>,
+    limits: Limits,
+    /// Whether cgroups keep the limits. Where they do not, each process is limited by itself.
+    pub(crate) has_groups: bool,
+    shares_host_network: bool,
+}
+
+impl Worker {
+    /// Checks what a specification says about the process.
+    pub(crate) fn new(spec: &LaunchSpec, output: Option<OwnedFd>) -> Result<Self, Fault> {
+        let text = |text: String| CString::new(text).step("use a text with a zero byte in it");
+        let argument = |argument: &String| text(argument.replace("{server}", paths::SERVER));
+        let arguments: Vec<_> = spec.command.iter().map(argument).collect::<Result<_, _>>()?;
+        let program = arguments
+            .first()
+            .ok_or_else(|| Fault::new("run a command without a program", libc::EINVAL))?
+            .clone();
+        let variables =
+            spec.environment.iter().map(|(name, value)| text(format!("{name}={value}")));
+        let socket = spec.socket.iter().map(|socket| {
+            let name = socket.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            text(format!("{}=/run/hearth/{name}", socket.variable))
+        });
+        Ok(Self {
+            program,
+            environment: variables.chain(socket).collect::<Result<_, _>>()?,
+            arguments,
+            output,
+            limits: spec.limits.clone(),
+            has_groups: true,
+            shares_host_network: spec.network == Network::Host,
+        })
+    }
+
+    /// Forks, and returns once the program runs.
+    pub(crate) fn start(&self, filter: &[sock_filter]) -> Result<Pid, Fault> {
+        let (mut reader, writer) = io::pipe().step("make a pipe")?;
+        let Some(child) = sys::clone3(0, None).step("fork the worker")? else {
+            drop(reader);
+            let Err(fault) = self.execute(filter);
+            let text = serde_json::to_vec(&fault).unwrap_or_default();
+            let _ = rustix::io::write(&writer, &text);
+            sys::exit(127)
+        };
+        drop(writer);
+        let mut failure = Vec::new();
+        reader.read_to_end(&mut failure).step("hear from the worker")?;
+        match serde_json::from_slice(&failure) {
+            Ok(fault) => Err(fault),
+            // The program has replaced the writer, or the worker was killed before it could say a
+            // word; then it is an exit like any other.
+            Err(_) => Ok(child.pid),
+        }
+    }
+
+    fn execute(&self, filter: &[sock_filter]) -> Result<std::convert::Infallible, Fault> {
+        rustix::process::setsid().step("lead a session")?;
+        self.open_standard().step("open the standard streams")?;
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+        rustix::process::chdir(paths::SERVER).step("enter the runtime's directory")?;
+        self.limit().step("set resource limits")?;
+        drop_capabilities().step("drop capabilities")?;
+        rustix::thread::set_no_new_privs(true).step("renounce new privileges")?;
+        if self.shares_host_network {
+            keep_from_abstract_sockets().step("set up Landlock")?;
+        }
+        sys::reset_signals();
+        sys::inherit_only_standard();
+        sys::install_filter(filter).step("install the system call filter")?;
+        Err(self.replace()).step(format!("run {}", self.program.to_string_lossy()))
+    }
+
+    fn replace(&self) -> io::Error {
+        let program: &CStr = &self.program;
+        sys::execute(program, &self.arguments, &self.environment)
+    }
+
+    fn open_standard(&self) -> io::Result<()> {
+        let null = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NOCTTY)
+            .open("/dev/null")?;
+        let output = self.output.as_ref().map_or(null.as_fd(), AsFd::as_fd);
+        // The output may itself have a standard number, so it is duplicated before it is covered.
+        sys::duplicate_to(output, 1)?;
+        sys::duplicate_to(output, 2)?;
+        sys::duplicate_to(null.as_fd(), 0)
+    }
+
+    fn limit(&self) -> io::Result<()> {
+        lower(Resource::Core, 0)?;
+        lower(Resource::Nofile, self.limits.open_files)?;
+        if !self.has_groups {
+            lower(Resource::Data, self.limits.memory_bytes)?;
+            lower(Resource::Nproc, u64::from(self.limits.pids))?;
+        }
+        Ok(())
+    }
+}
+
+/// Never above what the launcher has itself.
+fn lower(resource: Resource, limit: u64) -> io::Result<()> {
+    let highest = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
+    let limit = Some(limit.min(highest));
+    Ok(rustix::process::setrlimit(resource, Rlimit { current: limit, maximum: limit })?)
+}
+
+fn drop_capabilities() -> io::Result<()> {
+    use rustix::thread;
+    type Bits = CapabilitiesSecureBits;
+    thread::set_capabilities_secure_bits(
+        Bits::NO_ROOT
+            | Bits::NO_ROOT_LOCKED
+            | Bits::NO_SETUID_FIXUP
+            | Bits::NO_SETUID_FIXUP_LOCKED
+            | Bits::KEEP_CAPS_LOCKED
+            | Bits::NO_CAP_AMBIENT_RAISE
+            | Bits::NO_CAP_AMBIENT_RAISE_LOCKED,
+    )?;
+    for number in 0..64 {
+        match thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(
+            1 << number,
+        )) {
+            // Numbers beyond what this kernel knows.
+            Err(rustix::io::Errno::INVAL) => break,
+            result => result?,
+        }
+    }
+    thread::clear_ambient_capability_set()?;
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    Ok(thread::set_capabilities(None, sets)?)
+}
+
+/// The host's abstract sockets have no file whose owner could refuse. Kernels before 6.12 cannot
+/// do this, which `weaknesses` says.
+fn keep_from_abstract_sockets() -> io::Result<()> {
+    use landlock::{Ruleset, RulesetAttr, Scope};
+    Ruleset::default()
+        .scope(Scope::AbstractUnixSocket)
+        .and_then(Ruleset::create)
+        .and_then(landlock::RulesetCreated::restrict_self)
+        .map(drop)
+        .map_err(io::Error::other)
+}

@@ -1,0 +1,77 @@
+//! The adapter against the real kernel: as root, and again without.
+//!
+//! A test program of its own kind: started with `__launcher` it is the launcher of an adapter, and
+//! with `__drill` a daemon that is about to be killed.
+
+mod conformance;
+mod lab;
+
+use std::{
+    env,
+    os::unix::process::CommandExt,
+    process::{Command, ExitCode},
+    time::Duration,
+};
+
+use lab::{Lab, Outcome};
+
+/// No test needs long; one that hangs is wrong.
+const LIMIT: Duration = Duration::from_secs(60);
+
+const NOBODY: u32 = 65534;
+
+type Test = (&'static str, fn(Lab) -> lab::Future);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        Some("__launcher") => return adapter_sandbox::launcher_main(),
+        _ => {}
+    }
+    let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
+    let is_chosen = |(name, _): &&Test| filter.is_none_or(|filter| name.contains(filter.as_str()));
+    let tests: Vec<Test> = [conformance::TESTS].concat();
+    let mut failed = 0;
+    for (name, test) in tests.iter().filter(is_chosen) {
+        failed += u32::from(!run(name, *test));
+    }
+    if rustix::process::getuid().is_root() && !run_without_root(&arguments) {
+        failed += 1;
+    }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs one test in a runtime of its own. A panic is its failure.
+fn run(name: &str, test: fn(Lab) -> lab::Future) -> bool {
+    let user = if rustix::process::getuid().is_root() { "root" } else { "rootless" };
+    let outcome = std::panic::catch_unwind(|| {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let lab = match Lab::open().await {
+                Ok(lab) => lab,
+                Err(error) => return Outcome::Skipped(error),
+            };
+            tokio::time::timeout(LIMIT, test(lab)).await.expect("ends in time")
+        })
+    });
+    match &outcome {
+        Ok(Outcome::Passed) => println!("ok: {name} ({user})"),
+        Ok(Outcome::Skipped(reason)) => println!("skipped: {name} ({user}): {reason}"),
+        Err(_) => println!("FAILED: {name} ({user})"),
+    }
+    outcome.is_ok()
+}
+
+/// The same tests as a user without any privilege.
+fn run_without_root(arguments: &[String]) -> bool {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(arguments).uid(NOBODY).gid(NOBODY).current_dir("/");
+    match command.status() {
+        Ok(status) => status.success(),
+        Err(error) => {
+            println!("skipped: everything rootless: {error}");
+            true
+        }
+    }
+}
