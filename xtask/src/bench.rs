@@ -103,20 +103,32 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     clear_on_signal(&stage)?;
     let site = Site { root: root.to_owned(), hearth, stage };
 
+    let outcome = answer(&site, sections, &effort, arguments.json.as_deref());
+    // Also waits for an interruption that is clearing already.
+    site.stage.clear();
+    outcome
+}
+
+fn answer(
+    site: &Site,
+    sections: Vec<(Measure, &Language)>,
+    effort: &Effort,
+    json: Option<&Path>,
+) -> anyhow::Result<()> {
     let machine = machine::describe(&site.root, &site.hearth);
     println!("{machine:#}");
     println!("median (least–most) of {} rounds of {:?}", effort.rounds, effort.round);
     let mut questions = Vec::new();
     for (measure, language) in sections {
-        measure(&site, language, &effort, &mut |question| {
+        measure(site, language, effort, &mut |question| {
             print!("{}", question.table());
             questions.push(question.json());
         })?;
     }
-    if let Some(file) = arguments.json {
+    if let Some(file) = json {
         let rounds = json!({ "count": effort.rounds, "seconds": effort.round.as_secs_f64() });
         let all = json!({ "machine": machine, "rounds": rounds, "questions": questions });
-        fs::write(&file, format!("{all:#}\n"))
+        fs::write(file, format!("{all:#}\n"))
             .with_context(|| format!("write `{}`", file.display()))?;
     }
     Ok(())

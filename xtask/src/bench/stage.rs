@@ -15,7 +15,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpgid};
 use tokio::time::Instant;
 
 /// How long a stopped server may take to end politely.
@@ -73,7 +73,8 @@ impl Stage {
         Ok(Server { child, group, lines, log, stage: Arc::clone(self) })
     }
 
-    /// Ends every server and removes the directory. Nothing can be started afterwards.
+    /// Ends every server and removes the directory. Nothing can be started afterwards. A second
+    /// caller waits for the first.
     pub(crate) fn clear(&self) {
         let mut groups = self.groups();
         groups.is_cleared = true;
@@ -118,7 +119,9 @@ fn signal(group: Pid, signal: Signal) {
     let _ = kill_process_group(group, signal);
 }
 
+/// Whether any process of a group is left, after taking note of one that has ended.
 fn is_alive(group: Pid) -> bool {
+    let _ = waitpgid(group, WaitOptions::NOHANG);
     rustix::process::test_kill_process_group(group).is_ok()
 }
 
@@ -209,7 +212,8 @@ impl Drop for Server {
         signal(self.group, Signal::TERM);
         let deadline = Instant::now() + GRACE;
         while Instant::now() < deadline {
-            if matches!(self.child.try_wait(), Ok(Some(_))) {
+            // An error says that `Stage::clear` has already taken note of its end.
+            if !matches!(self.child.try_wait(), Ok(None)) {
                 break;
             }
             thread::sleep(POLL);
@@ -263,7 +267,8 @@ mod tests {
         let stage = stage();
         let mut server = stage.start("quiet", shell("sleep 1000")).expect("started");
         stage.clear();
-        assert!(server.child.wait().is_ok_and(|status| !status.success()));
+        assert!(!is_alive(server.group));
+        assert!(!server.child.try_wait().is_ok_and(|status| status.is_none()));
         assert!(!stage.directory().exists());
         assert!(stage.start("late", shell("true")).is_err());
     }
