@@ -20,4 +20,6 @@ def main():
     connection.run(path)
 
 
-main()
+# multiprocessing imports this file again in the processes that a function spawns.
+if __name__ == "__main__":
+    main()

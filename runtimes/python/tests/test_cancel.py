@@ -77,25 +77,30 @@ class Cancel(unittest.TestCase):
                 self.assertEqual(worker.call().text, "ok")
 
     def test_code_that_cannot_be_stopped_is_not_answered_for(self):
+        # A chain of C functions: there is no instruction between the write and the wait at which
+        # the cancel could be noticed.
         worker = self.serve(
             """
-            import threading
+            import operator, os, threading
+            from functools import partial
+            begun, begin = os.pipe()
             gate = threading.Lock()
             gate.acquire()
             def main(context):
-                if context.req.path == "/open":
+                if context.req.path == "/begun":
+                    os.read(begun, 1)
+                elif context.req.path == "/open":
                     gate.release()
-                    return context.res.empty()
-                if context.req.path == "/wait":
-                    context.log("begun")
-                    gate.acquire()
+                elif context.req.path == "/wait":
+                    steps = [partial(os.write, begin, b"x"), gate.acquire]
+                    list(map(operator.methodcaller("__call__"), steps))
                 return context.res.text("ok")
             """
         )
         number = worker.begin("/wait")
-        worker.until(lambda: worker.calls[number].logs)
+        worker.call("/begun")
         worker.cancel(number)
-        self.assertEqual(worker.call().text, "ok")
+        worker.call("/other")
         self.assertFalse(worker.calls[number].over)
         worker.call("/open")
         self.assertEqual(worker.end(number).failed, (3, ""))

@@ -205,6 +205,36 @@ class Native(unittest.TestCase):
         self.assertEqual(reply.out, "False\n")
         self.assertNotIn("socket:", reply.text)
 
+    def test_forked_processes_leave_the_host_alone(self):
+        worker = self.serve(
+            """
+            import multiprocessing, os
+            def main(context):
+                print("parent")
+                if context.req.path == "/fork":
+                    child = os.fork()
+                    if child:
+                        os.waitpid(child, 0)
+                    else:
+                        context.log("child log")
+                        print("child")
+                else:
+                    start = context.req.path[1:]
+                    process = multiprocessing.get_context(start).Process(target=print, args=(start,))
+                    process.start()
+                    process.join()
+                    context.log(process.exitcode)
+                return context.res.text("ok")
+            """
+        )
+        reply = worker.call("/fork")
+        self.assertEqual((reply.text, reply.entries), ("ok", [(3, "parent\n")]))
+        reply = worker.call("/spawn")
+        self.assertEqual((reply.text, reply.out, reply.logs), ("ok", "parent\n", ["0"]))
+        worker.drain()
+        self.assertEqual(worker.exit_code(), 0)
+        self.assertEqual(worker.process.stdout.read(), "child\nspawn\n")
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -70,7 +70,7 @@ class Call(Output):
             self.release()
             self.over = True
             # The host may use the number again as soon as it has this frame.
-            del self._session.calls[self.id]
+            self._session.calls.pop(self.id, None)
             self.outbox.put(last)
 
     def fail(self, reason, message=""):

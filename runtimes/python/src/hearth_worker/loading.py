@@ -3,6 +3,7 @@
 import os
 import sys
 import types
+from functools import partial
 
 from . import frames
 
@@ -46,8 +47,8 @@ def load(code_dir, entrypoint, environment):
 def is_asynchronous(main):
     """Whether calling `main` makes something that an asyncio loop must run."""
     # Not inspect.iscoroutinefunction: importing inspect takes longer than loading most functions.
-    while hasattr(main, "func"):
-        main = main.func  # functools.partial
+    while isinstance(main, partial):
+        main = main.func
     code = getattr(main, "__code__", None) or getattr(type(main).__call__, "__code__", None)
     # CO_COROUTINE and CO_ASYNC_GENERATOR; a bound method lends its function's code.
     return code is not None and bool(code.co_flags & 0x280)
@@ -94,7 +95,6 @@ def _import(path, code_dir):
 def _import_file(path, name):
     """Imports a file whose name is no module name."""
     from importlib.machinery import ModuleSpec, SourceFileLoader
-
     from importlib.util import module_from_spec
 
     spec = ModuleSpec(name, SourceFileLoader(name, path), origin=path)

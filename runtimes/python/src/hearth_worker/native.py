@@ -5,6 +5,7 @@ functions handed to a `ThreadPoolExecutor`, get it from `inherit`.
 """
 
 import io
+import os
 import sys
 from contextvars import ContextVar, copy_context
 from functools import wraps
@@ -101,12 +102,19 @@ class Stream(io.TextIOBase):
         self._descriptor = descriptor
         self._code = code
         self._outside = outside
+        self._direct = False
+
+    def bypass(self):
+        """From now on writes to the process's own descriptor."""
+        self._direct = True
 
     def write(self, text):
         """Writes to the current call; outside of one, or after its end, to the instance's log."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        if text:
+        if self._direct:
+            os.write(self._descriptor, frames.utf8(text))
+        elif text:
             call = current.get()
             if call is None or not call.write(self._code, text):
                 self._outside.write(self._code, text)
@@ -160,9 +168,15 @@ class Buffer(io.RawIOBase):
 
 
 def capture(outside):
-    """Replaces the standard streams; `outside` takes what no running call has written."""
+    """Replaces the standard streams; `outside` takes what no running call has written.
+
+    A process that a function forks has no business with the host, so there the streams lead to
+    the process's own descriptors again.
+    """
     sys.stdout = sys.__stdout__ = Stream(1, frames.STDOUT, outside)
     sys.stderr = sys.__stderr__ = Stream(2, frames.STDERR, outside)
+    os.register_at_fork(after_in_child=sys.stdout.bypass)
+    os.register_at_fork(after_in_child=sys.stderr.bypass)
 
 
 def inherit():

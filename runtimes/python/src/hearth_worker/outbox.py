@@ -1,5 +1,6 @@
 """What waits to be sent to the host, from all threads, in one order."""
 
+import os
 from _thread import RLock, allocate_lock
 
 # Beyond this, whoever produces output waits until the socket has taken it.
@@ -23,6 +24,7 @@ class Outbox:
         self._closed = False
         self._sending = allocate_lock()
         self._sock = sock
+        os.register_at_fork(after_in_child=self._abandon)
 
     @property
     def is_full(self):
@@ -62,6 +64,12 @@ class Outbox:
             self._closed = True
             self.frames = []
             self._size = 0
+
+    def _abandon(self):
+        # Another thread may have held a lock when this process was forked from its own.
+        self.lock = RLock()
+        self._sending = allocate_lock()
+        self.close()
 
     def _send(self):
         with self.lock:

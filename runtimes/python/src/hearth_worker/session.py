@@ -35,6 +35,7 @@ class Session:
         self._engine = None
         self._draining = False
         self._reading = allocate_lock()
+        os.register_at_fork(after_in_child=self._abandon)
 
     def serve(self, engine):
         """Answers calls with `engine`. Does not return."""
@@ -69,6 +70,11 @@ class Session:
         """Ends the process because of a frame that cannot be."""
         os.write(2, f"hearth-worker: the host broke the protocol: {error}\n".encode())
         os._exit(BROKEN)
+
+    def _abandon(self):
+        # A forked process that returns from `main` ends, instead of taking its parent's calls.
+        self.calls = {}
+        self._draining = True
 
     def _drain_socket(self, to_the_end):
         while True:

@@ -6,6 +6,7 @@ out in one write at the end of that turn.
 
 import asyncio
 import sys
+import threading
 from contextvars import copy_context
 
 from . import frames, reply
@@ -23,7 +24,7 @@ class Tasks:
         self._session = session
         self._outbox = session.outbox
         self._context = copy_context()
-        self._loop = asyncio.new_event_loop()
+        self._loop = _loop()
         self._flushes = False
 
     def serve(self):
@@ -148,6 +149,14 @@ class Tasks:
         self._flushes = False
         self._outbox.flush()
         self._session.rest()
+
+
+def _loop():
+    # Before 3.10 an asyncio.Event or Lock made while the module was loading belongs to the loop
+    # that the main thread has by default.
+    if sys.version_info < (3, 10) and threading.current_thread() is threading.main_thread():
+        return asyncio.get_event_loop()
+    return asyncio.new_event_loop()
 
 
 def _settle(future):
