@@ -58,6 +58,9 @@ pub(crate) struct Arguments {
     /// The program to measure [default: target/release/hearth]
     #[arg(long, value_name = "PATH")]
     hearth: Option<PathBuf>,
+    /// Where Hearth's instances run [default: what `hearth serve` chooses]
+    #[arg(long, value_name = "NAME")]
+    adapter: Option<String>,
 }
 
 /// How much is measured.
@@ -101,7 +104,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let effort = if arguments.quick { QUICK } else { FULL };
     let stage = Stage::new(root.join(format!("target/bench-{}", process::id())))?;
     clear_on_signal(&stage)?;
-    let site = Site { root: root.to_owned(), hearth, stage };
+    let site = Site { root: root.to_owned(), hearth, adapter: arguments.adapter, stage };
 
     let outcome = answer(&site, sections, &effort, arguments.json.as_deref());
     // Also waits for an interruption that is clearing already.
@@ -127,7 +130,12 @@ fn answer(
     }
     if let Some(file) = json {
         let rounds = json!({ "count": effort.rounds, "seconds": effort.round.as_secs_f64() });
-        let all = json!({ "machine": machine, "rounds": rounds, "questions": questions });
+        let all = json!({
+            "machine": machine,
+            "adapter": site.adapter,
+            "rounds": rounds,
+            "questions": questions,
+        });
         fs::write(file, format!("{all:#}\n"))
             .with_context(|| format!("write `{}`", file.display()))?;
     }

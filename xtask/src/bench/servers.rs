@@ -30,6 +30,8 @@ pub(crate) struct Site {
     pub(crate) root: PathBuf,
     /// The program that is measured.
     pub(crate) hearth: PathBuf,
+    /// The adapter that it is told to use, if any.
+    pub(crate) adapter: Option<String>,
     /// What has been started.
     pub(crate) stage: Arc<Stage>,
 }
@@ -124,6 +126,9 @@ impl Site {
         let mut command = Command::new(&self.hearth);
         command.arg("serve").arg(self.root.join("bench/functions").join(language.name));
         command.args(["--runtime", language.name, "--listen", "127.0.0.1:0"]);
+        if let Some(adapter) = &self.adapter {
+            command.args(["--adapter", adapter]);
+        }
         if options.has_logs {
             let logs = self.stage.directory().join(format!("{name}.logs"));
             fs::create_dir_all(&logs).with_context(|| format!("create `{}`", logs.display()))?;
