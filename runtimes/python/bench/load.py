@@ -1,6 +1,6 @@
 """Measures one worker: start-up, bind, calls per second. A host of the fewest lines.
 
-    python3 runtimes/python/bench/load.py [--interpreter python3.11] [--seconds 2]
+python3 runtimes/python/bench/load.py [--interpreter python3.11] [--seconds 2]
 """
 
 import argparse
@@ -25,8 +25,8 @@ FUNCTIONS = {
     "    return context.res.json({'path': context.req.path})\n",
     "sync, sleeps 5 ms": "import time\ndef main(context):\n    time.sleep(0.005)\n"
     "    return context.res.text('hello')\n",
-    "async, sleeps 5 ms": "import asyncio\nasync def main(context):\n    await asyncio.sleep(0.005)\n"
-    "    return context.res.text('hello')\n",
+    "async, sleeps 5 ms": "import asyncio\nasync def main(context):\n"
+    "    await asyncio.sleep(0.005)\n    return context.res.text('hello')\n",
 }
 
 
@@ -59,7 +59,12 @@ class Worker:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(path)
         listener.listen(1)
-        environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "HEARTH_SOCKET": path}
+        environment = {
+            "PATH": "/usr/bin:/bin",
+            "HOME": "/tmp",
+            "LANG": "C.UTF-8",
+            "HEARTH_SOCKET": path,
+        }
         began = time.perf_counter()
         self.process = subprocess.Popen([interpreter, *FLAGS, WORKER], env=environment)
         self.sock, _ = listener.accept()
@@ -127,9 +132,11 @@ class Worker:
 
     def quiet(self):
         """Waits until the worker uses no CPU."""
+
         def spent():
             with open(f"/proc/{self.process.pid}/stat") as file:
                 return file.read().split()[13:15]
+
         before = None
         while before != (before := spent()):
             time.sleep(0.05)
@@ -148,7 +155,7 @@ def main():
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--interpreter", default="/usr/bin/python3")
     options.add_argument("--seconds", type=float, default=2)
-    options.add_argument("--only", default="")
+    options.add_argument("--only", default="", help="functions whose name contains this")
     options = options.parse_args()
 
     hellos, cold, warm, resident = [], [], [], []
@@ -173,7 +180,6 @@ def main():
         worker.bind(source)
         rates = []
         for in_flight in (1, 16):
-            before = os.times()
             rates.append(worker.load(in_flight, options.seconds))
             # What was in flight when the time was up.
             while select.select([worker.sock], [], [], 0.05)[0]:

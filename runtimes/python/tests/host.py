@@ -1,7 +1,6 @@
 """The host's side of the protocol, for tests: starts a worker and speaks frames with it."""
 
 import json
-import os
 import socket
 import struct
 import subprocess
@@ -148,7 +147,12 @@ class Worker:
             listener.settimeout(PATIENCE)
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-X", "utf8", str(WORKER)],
-                env={"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "HEARTH_SOCKET": path},
+                env={
+                    "PATH": "/usr/bin:/bin",
+                    "HOME": "/tmp",
+                    "LANG": "C.UTF-8",
+                    "HEARTH_SOCKET": path,
+                },
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -195,7 +199,15 @@ class Worker:
         self.sock.sendall(b"".join(parts))
 
     def call_frame(
-        self, path="/", method="GET", headers=(), body=b"", query="", logging=True, more=False, number=None
+        self,
+        path="/",
+        method="GET",
+        headers=(),
+        body=b"",
+        query="",
+        logging=True,
+        more=False,
+        number=None,
     ):
         """A call's frame, and its number."""
         if number is None:

@@ -71,7 +71,9 @@ class Calls(unittest.TestCase):
             self.assertEqual(reply.text, expected, content_type)
 
     def test_body_json_throws_on_what_is_not_json(self):
-        worker = self.serve("def main(context):\n    return context.res.json(context.req.body_json)\n")
+        worker = self.serve(
+            "def main(context):\n    return context.res.json(context.req.body_json)\n"
+        )
         for body in (b"", b"{", b"\xff"):
             reason, message = worker.call(body=body).failed
             self.assertEqual(reason, 1)
@@ -151,7 +153,9 @@ class Calls(unittest.TestCase):
 
     def test_a_missing_return_is_told(self):
         for worker in self.each("DEF main(context):\n    context.res.text('not returned')\n"):
-            text = "Return statement missing. return context.res.empty() if no response is expected."
+            text = (
+                "Return statement missing. return context.res.empty() if no response is expected."
+            )
             self.assertEqual(worker.call().failed, (2, text))
 
     def test_a_useless_return_is_told(self):
@@ -371,8 +375,24 @@ class Calls(unittest.TestCase):
         worker.send(*parts)
         self.assertEqual({worker.end(number).text for number in numbers}, {"ok"})
 
+    def test_a_call_leaves_nothing_for_the_garbage_collector(self):
+        source = """
+        import gc
+        gc.disable()
+        DEF main(context):
+            context.log(context.req.path)
+            calls = [o for o in gc.get_objects() if type(o).__name__ == "Call"]
+            return context.res.text(str(len(calls)))
+        """
+        for worker in self.each(source):
+            for _ in range(10):
+                reply = worker.call()
+            self.assertLessEqual(int(reply.text), 2)
+
     def test_a_number_may_be_used_again(self):
-        for worker in self.each("DEF main(context):\n    return context.res.text(context.req.path)\n"):
+        for worker in self.each(
+            "DEF main(context):\n    return context.res.text(context.req.path)\n"
+        ):
             for path in ("/a", "/b", "/c"):
                 self.assertEqual(worker.call(path, number=7).text, path)
 

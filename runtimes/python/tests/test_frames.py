@@ -123,9 +123,7 @@ class Vectors(unittest.TestCase):
 
 class Splitting(unittest.TestCase):
     def test_frames_are_found_however_the_bytes_arrive(self):
-        data = b"".join(
-            bytes.fromhex(v["hex"]) for v in VECTORS["valid"] if v["sender"] == "host"
-        )
+        data = b"".join(bytes.fromhex(v["hex"]) for v in VECTORS["valid"] if v["sender"] == "host")
         expected = frames.Splitter().feed(data)
         for size in (1, 2, 3, 7, 8, 9, 10, 64):
             splitter = frames.Splitter()

@@ -67,7 +67,9 @@ class Bind(unittest.TestCase):
                 self.assertEqual(self.answer(files, entrypoint).bound, (reason, text))
 
     def test_a_syntax_error_names_file_and_line(self):
-        reason, message = self.answer({"main.py": "import a.b\n", "a/b.py": "x = 1\ndef (:\n"}).bound
+        reason, message = self.answer(
+            {"main.py": "import a.b\n", "a/b.py": "x = 1\ndef (:\n"}
+        ).bound
         self.assertEqual(reason, 3)
         self.assertRegex(message, r"^Syntax error in a/b\.py:2: \w+")
 
@@ -216,7 +218,11 @@ class BrokenProtocol(unittest.TestCase):
 
     def test_a_bound_worker_refuses_what_cannot_be(self):
         for name, data in {
-            **{v["name"]: bytes.fromhex(v["hex"]) for v in VECTORS["invalid"] if v["sender"] == "host"},
+            **{
+                v["name"]: bytes.fromhex(v["hex"])
+                for v in VECTORS["invalid"]
+                if v["sender"] == "host"
+            },
             "hello": frame(0x81),
             "a second bind": bytes.fromhex(VECTORS["valid"][0]["hex"]),
         }.items():

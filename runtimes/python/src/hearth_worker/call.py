@@ -15,13 +15,13 @@ class Call(Output):
     """A call from its first frame to the one that ends it.
 
     Cancelling a sync call means raising `Cancelled` in the thread that runs it, and that can
-    strike between any two instructions. So a call is `exposed` only while the function's own code
+    strike between any two instructions. So a call is exposed only while the function's own code
     runs; see `step`.
     """
 
     __slots__ = (
-        "cancelled", "exposed", "gathering", "received", "rest", "stop",
-        "_credit", "_payload", "_session", "_struck", "_thread", "_waker",
+        "cancelled", "gathering", "received", "rest", "stop",
+        "_credit", "_exposed", "_payload", "_session", "_struck", "_thread", "_waker",
     )  # fmt: skip
 
     def __init__(self, number, flags, payload, session):
@@ -39,7 +39,7 @@ class Call(Output):
         self._credit = frames.WINDOW_START
         self._waker = None
         self._thread = 0
-        self.exposed = False
+        self._exposed = False
         self._struck = False
 
     def context(self):
@@ -69,6 +69,7 @@ class Call(Output):
                 return
             self.release()
             self.over = True
+            self.stop = None  # it refers to this call
             # The host may use the number again as soon as it has this frame.
             self._session.calls.pop(self.id, None)
             self.outbox.put(last)
@@ -79,12 +80,15 @@ class Call(Output):
 
     def cancel(self):
         """Stops the call. It ends when nothing of it runs any more, at once if nothing did."""
+        if self.cancelled:
+            return
         self.cancelled = True
         self.logging = 0
-        if self.stop is None:
+        stop = self.stop
+        if stop is None:
             self.fail(frames.CANCELLED)
         else:
-            self.stop()
+            stop()
         self._wake()
 
     # The reply's credit
@@ -98,7 +102,7 @@ class Call(Output):
         self._wake()
 
     def take_credit(self, wanted):
-        """Takes credit for up to `wanted` bytes of body, and returns for how many: 0 if none is left."""
+        """Takes credit for up to `wanted` bytes of body; returns for how many, maybe 0."""
         with self.outbox.lock:
             size = min(wanted, self._credit, frames.BODY_LIMIT)
             self._credit -= size
@@ -131,7 +135,7 @@ class Call(Output):
         """Runs code of the function, during which (and only then) `strike` may hit this thread."""
         try:
             self._thread = get_ident()
-            self.exposed = True
+            self._exposed = True
             if self.cancelled:
                 raise Cancelled
             return code(*arguments)
@@ -141,7 +145,7 @@ class Call(Output):
     def strike(self):
         """Raises `Cancelled` in the function's code, once, if it is running."""
         with _striking:
-            if self.exposed and not self._struck:
+            if self._exposed and not self._struck:
                 self._struck = True
                 _raise_in(self._thread, Cancelled)
 
@@ -149,25 +153,25 @@ class Call(Output):
         """As for any output, but not open to strikes, which could tear a frame apart."""
         if self.cancelled or (self.outbox.held and not self.outbox.is_full):
             return
-        if not self.exposed or self._thread != get_ident():
+        if not self._exposed or self._thread != get_ident():
             self.outbox.flush()
             return
         self._shelter()
         self.outbox.flush()
         with _striking:
-            self.exposed = not self.cancelled
+            self._exposed = not self.cancelled
         if self.cancelled:
             raise Cancelled
 
     def _shelter(self):
         """Leaves the function's code; when this returns, no strike is on its way.
 
-        Either the canceller sees `exposed` gone, or `cancelled` is seen here: then the lock waits
+        Either the canceller sees `_exposed` gone, or `cancelled` is seen here: then the lock waits
         until its strike has been made, and what was not delivered yet is taken back.
         """
         while True:
             try:
-                self.exposed = False
+                self._exposed = False
                 if self.cancelled:
                     with _striking:
                         _raise_in(get_ident(), None)

@@ -1,9 +1,8 @@
 """The worker's life: connect, hello, prepare, bind, serve."""
 
+import _socket
 import os
 import sys
-
-import _socket
 from _signal import SIG_IGN, SIGINT, signal
 
 from . import VERSION, frames

@@ -143,17 +143,15 @@ class Response:
 
     def json(self, obj, statusCode=200, headers=None, *, status_code=None):
         """A reply of compact JSON, with its content type."""
-        kept = {k: v for k, v in headers.items() if k.lower() != "content-type"} if headers else {}
-        kept["content-type"] = "application/json"
+        headers = _with(headers, "content-type", "application/json")
         return _reply(
-            compact_json(obj), statusCode if status_code is None else status_code, kept
+            compact_json(obj), statusCode if status_code is None else status_code, headers
         )
 
     def redirect(self, url, statusCode=301, headers=None, *, status_code=None):
         """A reply that sends the client elsewhere."""
-        kept = {k: v for k, v in headers.items() if k.lower() != "location"} if headers else {}
-        kept["location"] = url
-        return _reply("", statusCode if status_code is None else status_code, kept)
+        headers = _with(headers, "location", url)
+        return _reply("", statusCode if status_code is None else status_code, headers)
 
     def empty(self):
         """A reply without content."""
@@ -162,6 +160,13 @@ class Response:
 
 def _reply(body, status, headers):
     return {"body": body, "statusCode": status, "headers": {} if headers is None else headers}
+
+
+def _with(headers, name, value):
+    """A copy of the headers in which `name`, however it was written, has one value."""
+    kept = {k: v for k, v in headers.items() if str(k).lower() != name} if headers else {}
+    kept[name] = value
+    return kept
 
 
 _RESPONSE = Response()

@@ -4,7 +4,8 @@ Decodes what a host sends and encodes what a worker sends. Whatever the protocol
 raises `ProtocolError`; nothing is repaired.
 """
 
-from struct import Struct, error as StructError
+from struct import Struct
+from struct import error as StructError
 
 VERSION = 1
 
@@ -123,7 +124,7 @@ def bind(payload):
 
 
 def call_flags(payload):
-    """Checks the fixed part of a `call` and returns its flags. The rest is decoded when asked for."""
+    """Checks the fixed part of a `call` and returns its flags; `Request` decodes the rest."""
     if len(payload) < _SMALLEST_CALL:
         raise ProtocolError("call too short")
     flags = payload[4]
@@ -178,15 +179,17 @@ def _string(raw):
 
 def hello(language, language_version, worker_version, capabilities, most_calls=0):
     """The first frame of a worker."""
-    payload = b"".join((
-        _U16.pack(VERSION),
-        _U16.pack(VERSION),
-        _string(language.encode()),
-        _string(language_version.encode()),
-        _string(worker_version.encode()),
-        _LENGTH.pack(capabilities),
-        _LENGTH.pack(most_calls),
-    ))
+    payload = b"".join(
+        (
+            _U16.pack(VERSION),
+            _U16.pack(VERSION),
+            _string(language.encode()),
+            _string(language_version.encode()),
+            _string(worker_version.encode()),
+            _LENGTH.pack(capabilities),
+            _LENGTH.pack(most_calls),
+        )
+    )
     return _HEADER.pack(len(payload) + 5, 0x81, 0) + payload
 
 

@@ -57,6 +57,7 @@ class Tasks:
 
     def linger(self, seconds):
         """Gives cancelled calls this long to end, then ends the process."""
+        self._loop.remove_reader(self._session.sock.fileno())
         self._loop.call_later(seconds, self._session.exit)
 
     def _receive(self):

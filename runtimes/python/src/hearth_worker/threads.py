@@ -19,7 +19,6 @@ from contextvars import copy_context
 from os import pipe, write
 
 from . import frames, reply
-from .call import Cancelled
 from .native import current
 
 MOST_THREADS = 64
@@ -104,6 +103,8 @@ class Threads:
             if queue and self._slow:
                 self._ring()
             self._context.copy().run(self._run, call)
+            if not self._outbox.held:
+                self._outbox.flush()
         self._outbox.flush()
         self._session.rest()
 
@@ -166,7 +167,7 @@ class Threads:
             start += size
 
     def _on_a_loop(self, call, result):
-        """Leaves an awaitable, or a body that must be awaited, to an asyncio loop of its own thread."""
+        """Leaves what must be awaited to an asyncio loop with a thread of its own."""
         with self._starting:
             if self._tasks is None:
                 from .tasks import Tasks

@@ -1,0 +1,3 @@
+#!/usr/bin/env bash
+# Serves the unpacked function on port 3000.
+exec hearth-host
