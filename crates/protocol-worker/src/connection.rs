@@ -552,7 +552,9 @@ impl Shared {
     }
 
     fn take_frames(self: &Arc<Self>, decoder: &mut Decoder) -> Result<(), String> {
-        while let Some(frame) = decoder.next_frame::<FromWorker>().map_err(|error| error.to_string())? {
+        while let Some(frame) =
+            decoder.next_frame::<FromWorker>().map_err(|error| error.to_string())?
+        {
             self.take(frame)?;
         }
         Ok(())
