@@ -375,6 +375,30 @@ class Calls(unittest.TestCase):
         worker.send(*parts)
         self.assertEqual({worker.end(number).text for number in numbers}, {"ok"})
 
+    def test_with_all_threads_busy_a_reply_does_not_wait_for_the_next_call(self):
+        worker = self.serve(
+            """
+            import threading
+            never = threading.Event()
+            def main(context):
+                if context.req.path == "/wait":
+                    context.log("begun")
+                while context.req.path != "/" and not never.wait(0.01):
+                    pass
+                return context.res.text("ok")
+            """
+        )
+        waiting = []
+        for _ in range(64):
+            number = worker.begin("/wait")
+            worker.until(lambda: worker.calls[number].logs)
+            waiting.append(number)
+        quick, slow = worker.begin("/"), worker.begin("/silent")
+        worker.cancel(waiting[0])
+        self.assertEqual(worker.end(waiting[0]).failed, (3, ""))
+        self.assertEqual(worker.end(quick).text, "ok")
+        self.assertFalse(worker.calls[slow].over)
+
     def test_a_call_leaves_nothing_for_the_garbage_collector(self):
         source = """
         import gc

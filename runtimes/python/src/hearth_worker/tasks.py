@@ -75,7 +75,7 @@ class Tasks:
         if call.over:
             return  # cancelled before its first step
         current.set(call)
-        call.stop = asyncio.current_task().cancel
+        call.stop = asyncio.current_task(self._loop).cancel
         try:
             result = self._main(call.context())
             if hasattr(result, "__await__"):
@@ -86,7 +86,7 @@ class Tasks:
         self._flush_soon()
 
     async def _finish(self, call, result):
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         call.stop = lambda: self._loop.call_soon_threadsafe(task.cancel)
         if call.cancelled:
             task.cancel()

@@ -79,6 +79,8 @@ class Threads:
             first = self._queue[0]
         except IndexError:
             first = None
+        if self._started > MOST_THREADS and len(self._watching) <= 1:
+            return False  # nobody can be woken; whoever ends a call goes on with the queue
         if first is not None and first is self._seen:
             self._slow = _SLOW
             self._ring()
