@@ -86,19 +86,6 @@ impl Groups {
         CONTROLLERS.into_iter().filter(|controller| self.place(controller).is_none()).collect()
     }
 
-    /// Where a controller's groups are, for the operator.
-    pub(crate) fn describe(&self) -> Vec<(&'static str, u8, &Path)> {
-        let version = |place: &Place| if place.version == Version::V2 { 2 } else { 1 };
-        let entry = |(name, place): &'_ (_, _)| (*name, version(place));
-        self.controllers
-            .iter()
-            .map(|all| {
-                let (name, version) = entry(all);
-                (name, version, all.1.directory.as_path())
-            })
-            .collect()
-    }
-
     fn place(&self, controller: &str) -> Option<&Place> {
         self.controllers.iter().find(|(name, _)| *name == controller).map(|(_, place)| place)
     }

@@ -50,7 +50,6 @@ pub(crate) struct Launched {
     pub(crate) child: Child,
     pub(crate) socket: OwnedFd,
     pub(crate) group: Group,
-    pub(crate) lease: Option<Lease>,
 }
 
 impl Workshop {
@@ -88,7 +87,7 @@ impl Workshop {
             Ok((child, socket))
         });
         match started {
-            Ok((child, socket)) => Ok(Launched { child, socket, group, lease }),
+            Ok((child, socket)) => Ok(Launched { child, socket, group }),
             Err(fault) => {
                 let _ = group.remove();
                 Err(fault)

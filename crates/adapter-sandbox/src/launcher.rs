@@ -32,7 +32,7 @@ use crate::{
     fault::{Fault, Step},
     launch::{Launched, Workshop, show_artifact},
     nameservers::Nameservers,
-    network::Networks,
+    network::{self, Networks},
     owner::{self, Owner},
     seccomp::Filters,
     sys,
@@ -48,6 +48,9 @@ const DAEMON: i32 = 3;
 /// to containers (`/etc/subuid`) and to systemd's dynamic services.
 const FIRST_USER: u32 = 0x7000_0000;
 const USERS_OF_AN_OWNER: u32 = 1 << 16;
+
+/// The version of Landlock that knows abstract sockets.
+const ABSTRACT_SOCKETS: i64 = 6;
 
 /// How often, and for how long, the removal of a cgroup that still has processes is tried again.
 const RELEASE_AGAIN: Duration = Duration::from_millis(5);
@@ -163,11 +166,12 @@ impl<'a> Launcher<'a> {
         groups.clear();
         let roots = owner.directory.join("roots");
         make_directory(&roots).step("make a directory")?;
+        let nameservers = Nameservers::of_host();
         let workshop = Workshop {
             views,
-            templates: Templates::new(roots, Nameservers::of_host()),
+            networks: Networks::new(&settings, owner.number, is_root, &nameservers)?,
+            templates: Templates::new(roots, nameservers),
             groups,
-            networks: Networks,
             filters: Rc::new(Filters::new()),
             first_user: is_root.then(|| FIRST_USER + owner.number * USERS_OF_AN_OWNER),
         };
@@ -185,11 +189,40 @@ impl<'a> Launcher<'a> {
         };
         launcher.listen(launcher.daemon, Source::Daemon).step("listen to the daemon")?;
         launcher.tell(&Event::Ready(launcher.abilities()));
+        if launcher.workshop.networks.has_enabled_forwarding {
+            let text = "the host forwards IPv4 packets from now on (net.ipv4.ip_forward)";
+            launcher.tell(&Event::Notice(text.into()));
+        }
         Ok(launcher)
     }
 
     fn abilities(&self) -> Abilities {
-        Abilities::default()
+        let no_egress = self.workshop.networks.no_egress.clone();
+        let mut weaknesses = Vec::new();
+        let missing = self.workshop.groups.missing();
+        if !missing.is_empty() {
+            weaknesses.push(format!(
+                "no cgroups for {}: memory and processes are limited for each process by itself, \
+                 processor time is not, and running out of memory is not reported as such",
+                missing.join(", ")
+            ));
+        }
+        if self.workshop.first_user.is_none() {
+            weaknesses.push(
+                "not root: all instances are the same user on the host, with your groups".into(),
+            );
+        }
+        if let Some(why) = &no_egress {
+            weaknesses.push(format!("no egress network: {why}"));
+        }
+        if sys::landlock_version() < ABSTRACT_SOCKETS {
+            weaknesses.push(
+                "Landlock cannot scope abstract sockets (Linux 6.12 can): an instance with the \
+                 host's network can connect to the host's abstract sockets"
+                    .into(),
+            );
+        }
+        Abilities { weaknesses, no_egress }
     }
 
     fn listen(&self, to: impl AsFd, source: Source) -> io::Result<()> {
@@ -225,10 +258,17 @@ impl<'a> Launcher<'a> {
             self.kill_overdue();
             // One at a time: removing is slow, and somebody may be waiting for a launch.
             self.release_next();
+            if events.is_empty() {
+                self.workshop.networks.refill();
+            }
         }
     }
 
+    /// How long to wait for an event: not at all while there is something else to do.
     fn timeout(&self) -> Option<Timespec> {
+        if self.workshop.networks.is_wanting() {
+            return Some(Timespec::default());
+        }
         let next = self
             .deadlines
             .first()
@@ -456,7 +496,8 @@ impl<'a> Launcher<'a> {
         for live in &all {
             reap(&live.launched);
         }
-        let Workshop { templates, groups, views, .. } = self.workshop;
+        let Workshop { templates, groups, views, networks, .. } = self.workshop;
+        networks.finish(self.owner.number);
         groups.clear();
         groups.remove();
         drop(templates);
@@ -521,6 +562,7 @@ fn take_ownership(settings: &Settings) -> Result<Owner, Fault> {
                 let groups = Groups::find(&dead.number.to_string());
                 groups.clear();
                 groups.remove();
+                network::clear(dead.number);
                 dead.remove();
             }
             Err(error) => refusal = error,

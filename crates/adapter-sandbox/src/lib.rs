@@ -20,11 +20,13 @@
 mod adapter;
 mod cgroup;
 mod fault;
+mod firewall;
 mod init;
 mod launch;
 mod launcher;
 mod mounts;
 mod nameservers;
+mod netlink;
 mod network;
 mod owner;
 mod seccomp;

@@ -218,6 +218,13 @@ pub(crate) fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
     })
 }
 
+/// The version of the kernel's Landlock, or -1 without it.
+pub(crate) fn landlock_version() -> i64 {
+    const VERSION: u32 = 1;
+    // SAFETY: with this flag the kernel reads no attributes.
+    unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, ptr::null::<u8>(), 0, VERSION) }
+}
+
 /// Brings the loopback interface of the current network namespace up.
 pub(crate) fn raise_loopback() -> io::Result<()> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};

@@ -4,7 +4,11 @@
 //! with `__drill` a daemon that is about to be killed.
 
 mod conformance;
+mod drills;
+mod escape;
 mod lab;
+mod network;
+mod world;
 
 use std::{
     env,
@@ -26,11 +30,13 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
         Some("__launcher") => return adapter_sandbox::launcher_main(),
+        Some("__drill") => return drills::daemon(&arguments[1]),
         _ => {}
     }
     let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
     let is_chosen = |(name, _): &&Test| filter.is_none_or(|filter| name.contains(filter.as_str()));
-    let tests: Vec<Test> = [conformance::TESTS].concat();
+    let tests: Vec<Test> =
+        [conformance::TESTS, world::TESTS, escape::TESTS, network::TESTS, drills::TESTS].concat();
     let mut failed = 0;
     for (name, test) in tests.iter().filter(is_chosen) {
         failed += u32::from(!run(name, *test));
