@@ -105,8 +105,9 @@ class FrameWriter {
   }
 
   /**
-   * Sends text, in as many frames as its length needs, without parting a character. Log frames leave
-   * at once: the code that logs may go on to an endless loop, and what it said before must be kept.
+   * Sends text, in as many frames as its length needs, without parting a character. Log frames
+   * leave at once: the code that logs may go on to an endless loop, and what it said before must
+   * be kept.
    */
   log(call, stream, text) {
     const most = Math.floor(LOG_LIMIT / MOST_BYTES_PER_UNIT);

@@ -68,7 +68,10 @@ class FunctionCode {
     const details = this.#detailsOf(thrown);
     const text = (first) => cut([first, ...details].join('\n'));
     if (thrown instanceof SyntaxError) {
-      return new LoadFailure(Reason.SYNTAX, text(`Syntax error in ${this.#entrypoint}: ${message}`));
+      return new LoadFailure(
+        Reason.SYNTAX,
+        text(`Syntax error in ${this.#entrypoint}: ${message}`),
+      );
     }
     if (MISSING_MODULE_CODES.includes(thrown?.code)) {
       return new LoadFailure(Reason.NO_MODULE, text(`Failed to load module: ${message}`));
@@ -103,9 +106,7 @@ class FunctionCode {
     const isOwnFrame = (line) => isFrame(line) && this.#isOwn(line);
     if (!lines.some(isOwnFrame)) return text;
     const last = lines.findLastIndex((line) => isFrame(line) && line.includes(this.#directory));
-    return lines
-      .filter((line, i) => !isFrame(line) || (i <= last && !isOwnFrame(line)))
-      .join('\n');
+    return lines.filter((line, i) => !isFrame(line) || (i <= last && !isOwnFrame(line))).join('\n');
   }
 
   #isOwn(line) {

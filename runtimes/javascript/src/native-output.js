@@ -24,7 +24,10 @@ class NativeOutput extends Writable {
  * past them, to the descriptors, goes where the descriptors go.
  */
 function captureNativeOutput(print) {
-  for (const [fd, name] of [[1, 'stdout'], [2, 'stderr']]) {
+  for (const [fd, name] of [
+    [1, 'stdout'],
+    [2, 'stderr'],
+  ]) {
     let stream;
     Object.defineProperty(process, name, {
       get: () => (stream ??= new NativeOutput(fd, (text) => print(fd, text))),

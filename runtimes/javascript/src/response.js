@@ -41,7 +41,10 @@ function redirect(url, statusCode = 301, headers = {}) {
 /** A copy of `headers` in which `name`, however it was spelled, is `value`. */
 function withHeader(headers, name, value) {
   if (isIterable(headers)) {
-    return [...[...headers].filter(([other]) => String(other).toLowerCase() !== name), [name, value]];
+    return [
+      ...[...headers].filter(([other]) => String(other).toLowerCase() !== name),
+      [name, value],
+    ];
   }
   const copy = { ...headers };
   for (const other of Object.keys(copy)) {
@@ -134,7 +137,9 @@ function isBlob(value) {
 }
 
 function isIterable(value) {
-  return typeof value === 'object' && value !== null && typeof value[Symbol.iterator] === 'function';
+  return (
+    typeof value === 'object' && value !== null && typeof value[Symbol.iterator] === 'function'
+  );
 }
 
 /**

@@ -55,7 +55,8 @@ class Worker {
       path: socketPath,
       onread: { buffer: Buffer.allocUnsafeSlow(READ_BYTES), callback: onRead },
     });
-    this.#socket.once('connect', () => this.#prepare());
+    // Not in the event itself: `hello` leaves in a later listener of it.
+    this.#socket.once('connect', () => setImmediate(() => this.#prepare()));
     this.#socket.on('error', (error) => this.#onSocketError(error));
     this.#socket.on('close', () => process.exit(0));
     this.writer = new FrameWriter((bytes) => this.#socket.write(bytes), setImmediate);

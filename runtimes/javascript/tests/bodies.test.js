@@ -21,11 +21,14 @@ test('a body in parts is gathered and granted as it comes', async (t) => {
   );
   const body = Buffer.alloc(1500000, 'hearth ').fill('x', 700000, 800000);
   const id = host.begin({ more: true, body: body.subarray(0, 10) });
-  for (let at = 10; at < body.length; at += 65536) host.send(encode.body(id, body.subarray(at, at + 65536)));
+  for (let at = 10; at < body.length; at += 65536)
+    host.send(encode.body(id, body.subarray(at, at + 65536)));
   host.send(encode.end(id));
   const { text, frames } = await host.outcome(id);
   assert.deepEqual(JSON.parse(text), [body.length, createHash('sha1').update(body).digest('hex')]);
-  const granted = frames.filter(({ kind }) => kind === 'window').reduce((sum, { bytes }) => sum + bytes, 0);
+  const granted = frames
+    .filter(({ kind }) => kind === 'window')
+    .reduce((sum, { bytes }) => sum + bytes, 0);
   assert.equal(granted, body.length);
 });
 
@@ -58,7 +61,10 @@ test('a large reply keeps to the window', async (t) => {
 test('a reply of exactly the window is one frame', async (t) => {
   const host = await bindWorker(t, `module.exports = ({ res }) => res.text('x'.repeat(${WINDOW}))`);
   const { frames } = await host.call();
-  assert.deepEqual(frames.map(({ kind, more }) => [kind, more]), [['head', false]]);
+  assert.deepEqual(
+    frames.map(({ kind, more }) => [kind, more]),
+    [['head', false]],
+  );
 });
 
 test('every kind of stream is sent', async (t) => {
@@ -84,7 +90,11 @@ test('every kind of stream is sent', async (t) => {
     ['new Response(web().pipeThrough(new TextEncoderStream()), { status: 299 })', 299],
   ]) {
     const reply = await host.call({ body: expression });
-    assert.deepEqual([reply.status, reply.text, reply.headers], [status, 'abc', headers], expression);
+    assert.deepEqual(
+      [reply.status, reply.text, reply.headers],
+      [status, 'abc', headers],
+      expression,
+    );
     assert.equal(reply.frames[0].more, true);
     assert.equal(reply.frames.at(-1).kind, 'end');
   }
@@ -109,7 +119,10 @@ test('a chunk is sent before the next one exists', async (t) => {
   await host.call({ path: '/release' });
   const { text, native, frames } = await host.outcome(id);
   assert.deepEqual([text, native], ['firstsecond', ['between\n']]);
-  assert.deepEqual(frames.map(({ kind }) => kind), ['head', 'body', 'log', 'body', 'end']);
+  assert.deepEqual(
+    frames.map(({ kind }) => kind),
+    ['head', 'body', 'log', 'body', 'end'],
+  );
 });
 
 test('production pauses while the window is closed', async (t) => {
@@ -138,9 +151,15 @@ test('an error in a stream fails the call after its head', async (t) => {
       throw new Error('half-way');
     })();`,
   );
-  for (const [path, message] of [['/', /^Error: half-way\n {4}at .*index\.js/], ['/type', /^TypeError: A chunk/]]) {
+  for (const [path, message] of [
+    ['/', /^Error: half-way\n {4}at .*index\.js/],
+    ['/type', /^TypeError: A chunk/],
+  ]) {
     const { frames, failed } = await host.call({ path });
-    assert.deepEqual(frames.map(({ kind }) => kind), ['head', 'body', 'failed']);
+    assert.deepEqual(
+      frames.map(({ kind }) => kind),
+      ['head', 'body', 'failed'],
+    );
     assert.equal(failed.reason, 1);
     assert.match(failed.message, message);
   }

@@ -24,8 +24,14 @@ test('the request has the fields of the call', async (t) => {
     path: '/%C3%A4/ü',
     url: 'https://example.org:8443/%C3%A4/ü?a=1&b',
     queryString: 'a=1&b',
-    query: [['a', '1'], ['b', '']],
-    headers: [['x-name', 'ä€😀'], ['cookie', 'a=1; b=2']],
+    query: [
+      ['a', '1'],
+      ['b', ''],
+    ],
+    headers: [
+      ['x-name', 'ä€😀'],
+      ['cookie', 'a=1; b=2'],
+    ],
   });
   assert.deepEqual(JSON.parse(text), [
     'PATCH',
@@ -99,9 +105,13 @@ test('the request looks like a plain object', async (t) => {
     }`,
   );
   const { keys, rest, ...other } = JSON.parse((await host.call({ body: 'hi' })).text);
-  const names = 'method scheme host port path url queryString query headers bodyBinary bodyText bodyRaw body';
+  const names =
+    'method scheme host port path url queryString query headers bodyBinary bodyText bodyRaw body';
   assert.deepEqual(keys, [...names.split(' '), 'own']);
-  assert.deepEqual(rest, names.split(' ').filter((name) => name !== 'headers'));
+  assert.deepEqual(
+    rest,
+    names.split(' ').filter((name) => name !== 'headers'),
+  );
   assert.deepEqual(other, {
     copy: 'hi',
     text: 'GET',
@@ -134,10 +144,18 @@ test('responses are built as the protocol says', async (t) => {
     ["json(1, 200, new Headers({ 'Content-Type': 'x', a: 'b' }))", 200, '1', [['a', 'b'], json]],
     ['empty()', 204, ''],
     ["redirect('/to')", 301, '', [['location', '/to']]],
-    ["redirect('/to', 302, { Location: '/no', a: 'b' })", 302, '', [['a', 'b'], ['location', '/to']]],
+    [
+      "redirect('/to', 302, { Location: '/no', a: 'b' })",
+      302,
+      '',
+      [
+        ['a', 'b'],
+        ['location', '/to'],
+      ],
+    ],
     ['send(50)', 200, '50'],
     ["send(Buffer.from('ab'))", 200, 'ab'],
-    ["send({ a: 1 })", 200, '{"a":1}'],
+    ['send({ a: 1 })', 200, '{"a":1}'],
     ["binary(Buffer.from('ab'), 202)", 202, 'ab'],
     ['binary(new Uint8Array([104, 105]).buffer)', 200, 'hi'],
     ['binary(new Uint8Array([0, 104, 105]).subarray(1))', 200, 'hi'],
@@ -146,11 +164,31 @@ test('responses are built as the protocol says', async (t) => {
     ["({ body: 'plain' })", 200, 'plain'],
     ['({})', 200, ''],
     ["({ body: 'x', statusCode: '418', headers: null })", 418, 'x'],
-    ["text('', 200, { 'set-cookie': ['a=1', 'b=2'], none: undefined })", 200, '', [['set-cookie', 'a=1'], ['set-cookie', 'b=2']]],
-    ["new Response('web', { status: 206, headers: { a: 'b', 'content-type': 'x/y' } })", 206, 'web', [['a', 'b'], ['content-type', 'x/y']]],
+    [
+      "text('', 200, { 'set-cookie': ['a=1', 'b=2'], none: undefined })",
+      200,
+      '',
+      [
+        ['set-cookie', 'a=1'],
+        ['set-cookie', 'b=2'],
+      ],
+    ],
+    [
+      "new Response('web', { status: 206, headers: { a: 'b', 'content-type': 'x/y' } })",
+      206,
+      'web',
+      [
+        ['a', 'b'],
+        ['content-type', 'x/y'],
+      ],
+    ],
   ]) {
     const reply = await host.call({ body: expression });
-    assert.deepEqual([reply.status, reply.text, reply.headers], [status, body, headers], expression);
+    assert.deepEqual(
+      [reply.status, reply.text, reply.headers],
+      [status, body, headers],
+      expression,
+    );
   }
 });
 
@@ -176,13 +214,22 @@ test('a reply that cannot be sent is told to the developer', async (t) => {
   for (const [expression, message] of [
     ["res.text('', 99)", 'Status code 99 is not an integer from 100 to 999.'],
     ["res.text('', 'many')", 'Status code many is not an integer from 100 to 999.'],
-    ["res.text('', 200, Object.fromEntries(Array.from({ length: 257 }, (_, i) => [i, ''])))", 'The reply has more than 256 headers.'],
-    ["res.text('', 200, { a: 'x'.repeat(65536) })", "The reply's headers are larger than 65536 bytes."],
+    [
+      "res.text('', 200, Object.fromEntries(Array.from({ length: 257 }, (_, i) => [i, ''])))",
+      'The reply has more than 256 headers.',
+    ],
+    [
+      "res.text('', 200, { a: 'x'.repeat(65536) })",
+      "The reply's headers are larger than 65536 bytes.",
+    ],
   ]) {
     const { failed } = await host.call({ body: expression });
     assert.deepEqual([failed.reason, failed.message], [2, message]);
   }
-  assert.equal((await host.call({ body: "res.text('', 200, { a: 'x'.repeat(65000) })" })).status, 200);
+  assert.equal(
+    (await host.call({ body: "res.text('', 200, { a: 'x'.repeat(65000) })" })).status,
+    200,
+  );
 });
 
 test('entries go to logs and errors, before the head', async (t) => {
@@ -198,7 +245,10 @@ test('entries go to logs and errors, before the head', async (t) => {
     }`,
   );
   const { frames, logs, errors } = await host.call();
-  assert.deepEqual(frames.map(({ kind }) => kind), ['log', 'log', 'log', 'head']);
+  assert.deepEqual(
+    frames.map(({ kind }) => kind),
+    ['log', 'log', 'log', 'head'],
+  );
   assert.deepEqual(errors, ['four']);
   const cut = '... Log truncated due to size limit (8000 characters)';
   assert.deepEqual(logs, ['one 2 {"three":"3"}', 'x'.repeat(8000) + cut]);
@@ -210,6 +260,12 @@ test('with logging off nothing is logged', async (t) => {
     "module.exports = ({ res, log, error }) => { log(1); error(2); console.log(3); return res.text('ok') }",
   );
   const { frames } = await host.call({ logging: false });
-  assert.deepEqual(frames.map(({ kind }) => kind), ['head']);
-  assert.deepEqual(host.framesOf(0).map(({ kind }) => kind), ['hello', 'bound']);
+  assert.deepEqual(
+    frames.map(({ kind }) => kind),
+    ['head'],
+  );
+  assert.deepEqual(
+    host.framesOf(0).map(({ kind }) => kind),
+    ['hello', 'bound'],
+  );
 });

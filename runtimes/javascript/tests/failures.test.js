@@ -33,14 +33,42 @@ test('code that cannot be loaded is explained', async (t) => {
     [{ 'index.js/x': '' }, 1, /^Failed to load entrypoint, file index\.js does not exist\.$/],
     [{ 'index.js': 'exports.run = () => {}' }, 2, SIGNATURE],
     [{ 'index.js': 'export default 1', ...module }, 2, SIGNATURE],
-    [{ 'index.js': 'let a;\nconst = 1;' }, 3, /^Syntax error in index\.js: Unexpected token '='\n\S*index\.js:2\nconst = 1;/],
-    [{ 'index.js': 'let a;\nconst = 1;', ...module }, 3, /^Syntax error in index\.js: Unexpected token '='\n\S*index\.js:2\nconst = 1;/],
-    [{ 'index.js': "\nrequire('./b')", 'b.js': '\n}' }, 3, /^Syntax error in index\.js: Unexpected token '}'\n\S*b\.js:2\n}[^]*index\.js:2/],
+    [
+      { 'index.js': 'let a;\nconst = 1;' },
+      3,
+      /^Syntax error in index\.js: Unexpected token '='\n\S*index\.js:2\nconst = 1;/,
+    ],
+    [
+      { 'index.js': 'let a;\nconst = 1;', ...module },
+      3,
+      /^Syntax error in index\.js: Unexpected token '='\n\S*index\.js:2\nconst = 1;/,
+    ],
+    [
+      { 'index.js': "\nrequire('./b')", 'b.js': '\n}' },
+      3,
+      /^Syntax error in index\.js: Unexpected token '}'\n\S*b\.js:2\n}[^]*index\.js:2/,
+    ],
     [{ 'index.js': "\nJSON.parse('{')" }, 3, /^Syntax error in index\.js: [^]*index\.js:2:6/],
-    [{ 'index.js': "\nrequire('nowhere')" }, 4, /^Failed to load module: Cannot find module 'nowhere'\nRequire stack:\n- \S*index\.js\n {4}at [^]*index\.js:2:1/],
-    [{ 'index.js': "import 'nowhere'", ...module }, 4, /^Failed to load module: Cannot find package 'nowhere' imported from \S*index\.js/],
-    [{ 'index.js': '\nnull.x' }, 5, /^Cannot read properties of null \(reading 'x'\)\n {4}at [^]*index\.js:2:6/],
-    [{ 'index.js': "\nthrow new RangeError('far')" }, 5, /^Failed to load module: far\n {4}at [^]*index\.js:2:7/],
+    [
+      { 'index.js': "\nrequire('nowhere')" },
+      4,
+      /^Failed to load module: Cannot find module 'nowhere'\nRequire stack:\n- \S*index\.js\n {4}at [^]*index\.js:2:1/,
+    ],
+    [
+      { 'index.js': "import 'nowhere'", ...module },
+      4,
+      /^Failed to load module: Cannot find package 'nowhere' imported from \S*index\.js/,
+    ],
+    [
+      { 'index.js': '\nnull.x' },
+      5,
+      /^Cannot read properties of null \(reading 'x'\)\n {4}at [^]*index\.js:2:6/,
+    ],
+    [
+      { 'index.js': "\nthrow new RangeError('far')" },
+      5,
+      /^Failed to load module: far\n {4}at [^]*index\.js:2:7/,
+    ],
     [{ 'index.js': "throw 'text'" }, 5, /^Failed to load module: text$/],
     [{ 'index.js': 'throw undefined' }, 5, /^Failed to load module: undefined$/],
   ]) {
@@ -81,7 +109,10 @@ test('whatever is thrown fails the call and names the entrypoint', async (t) => 
   const thrower = (value) => `(() => { throw ${value} })()`;
   for (const [expression, expected] of [
     [thrower("new Error('boom')"), /^Error: boom\n {4}at .*index\.js/],
-    [`(async () => { await null; throw new Error('later') })()`, /^Error: later\n {4}at .*index\.js/],
+    [
+      `(async () => { await null; throw new Error('later') })()`,
+      /^Error: later\n {4}at .*index\.js/,
+    ],
     [thrower("'text'"), /^text\n {4}at \S+index\.js$/],
     [thrower('undefined'), /^undefined\n {4}at \S+index\.js$/],
     [thrower('null'), /^null\n/],
@@ -124,7 +155,7 @@ test('an error behind the back of a call fails that call and no other', async (t
   assert.equal((await host.outcome(innocent)).text, 'released');
 });
 
-test('an error after the end of its call goes to the instance\'s log', async (t) => {
+test("an error after the end of its call goes to the instance's log", async (t) => {
   const host = await bindWorker(
     t,
     `module.exports = ({ res }) => {

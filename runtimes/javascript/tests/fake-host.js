@@ -52,7 +52,10 @@ class Payload {
 
   frame(kind, call) {
     const payload = Buffer.concat(this.#parts);
-    const head = new Payload().u32(payload.length + 5).u8(kind).u32(call);
+    const head = new Payload()
+      .u32(payload.length + 5)
+      .u8(kind)
+      .u32(call);
     return Buffer.concat([...head.#parts, payload]);
   }
 }
@@ -200,7 +203,8 @@ class FakeHost {
 
   /** Waits for the frame that ends a call; returns all that was sent for the call. */
   async outcome(id) {
-    const ends = ({ kind, more }) => kind === 'end' || kind === 'failed' || (kind === 'head' && !more);
+    const ends = ({ kind, more }) =>
+      kind === 'end' || kind === 'failed' || (kind === 'head' && !more);
     await this.frame((frame) => frame.call === id && ends(frame));
     const frames = this.framesOf(id);
     const head = frames.find(({ kind }) => kind === 'head');

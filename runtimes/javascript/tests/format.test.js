@@ -23,7 +23,10 @@ test('values become text', () => {
     [{ hello: 'world' }, '{"hello":"world"}'],
     [['hello', 1], '["hello",1]'],
     [{ big: 9007199254740993n }, '{"big":"9007199254740993"}'],
-    [{ none: undefined, sign: Symbol('s'), far: -Infinity }, '{"none":null,"sign":"Symbol(s)","far":"-Infinity"}'],
+    [
+      { none: undefined, sign: Symbol('s'), far: -Infinity },
+      '{"none":null,"sign":"Symbol(s)","far":"-Infinity"}',
+    ],
     [new Date(0), '"1970-01-01T00:00:00.000Z"'],
     [new Date(NaN), '"Invalid Date"'],
     [new Set(['a', 'b']), '["a","b"]'],
@@ -35,7 +38,14 @@ test('values become text', () => {
     [new Uint8Array([7]).buffer, '[7]'],
     [{ inner: new RangeError('r') }, '{"inner":{"name":"RangeError","message":"r"}}'],
     [circular, '[object Object]'],
-    [Object.assign(Object.create(null), { toJSON: () => { throw new Error(); } }), '[object]'],
+    [
+      Object.assign(Object.create(null), {
+        toJSON: () => {
+          throw new Error();
+        },
+      }),
+      '[object]',
+    ],
   ];
   for (const [value, expected] of table) assert.equal(formatEntry([value]), expected);
 });

@@ -76,7 +76,10 @@ const writes = {
 /** What a writer sends for what `write` does with it, as frames without their lengths. */
 function written(write) {
   const chunks = [];
-  const writer = new FrameWriter((bytes) => chunks.push(bytes), () => {});
+  const writer = new FrameWriter(
+    (bytes) => chunks.push(bytes),
+    () => {},
+  );
   write(writer);
   writer.flush();
   return Buffer.concat(chunks);
@@ -157,7 +160,7 @@ test('frames of one turn leave in one write', () => {
   assert.equal(chunks.length, 1);
 });
 
-test('frames larger than the writer\'s chunk arrive whole and in order', () => {
+test("frames larger than the writer's chunk arrive whole and in order", () => {
   const large = Buffer.alloc(262144, 'x');
   const stream = written((writer) => {
     writer.head(1, 200, true, ['a', 'b'], 'small');
@@ -166,7 +169,7 @@ test('frames larger than the writer\'s chunk arrive whole and in order', () => {
     writer.end(1);
   });
   const kinds = [];
-  for (let at = 0; at < stream.length; ) {
+  for (let at = 0; at < stream.length;) {
     const end = at + 4 + stream.readUInt32BE(at);
     kinds.push(decode(stream.subarray(at + 4, end)).kind);
     at = end;
@@ -178,7 +181,7 @@ test('long native output is split between characters', () => {
   const text = `a${'😀'.repeat(30000)}`;
   const stream = written((writer) => writer.log(1, 3, text));
   const parts = [];
-  for (let at = 0; at < stream.length; ) {
+  for (let at = 0; at < stream.length;) {
     const length = stream.readUInt32BE(at);
     assert.ok(length - 6 <= 65536, `${length - 6} bytes of text`);
     parts.push(decode(stream.subarray(at + 4, at + 4 + length)).text);

@@ -32,7 +32,10 @@ test('native output belongs to the call that wrote it', async (t) => {
     const round = [`call-${i}\n`, `immediate call-${i}\n`];
     assert.deepEqual(native, [`start call-${i}\n`, ...round, ...round, ...round]);
   }
-  assert.deepEqual(host.framesOf(0).map(({ kind }) => kind), ['hello', 'bound']);
+  assert.deepEqual(
+    host.framesOf(0).map(({ kind }) => kind),
+    ['hello', 'bound'],
+  );
 });
 
 test('standard output and standard error are told apart', async (t) => {
@@ -49,7 +52,9 @@ test('standard output and standard error are told apart', async (t) => {
     }`,
   );
   const { frames } = await host.call();
-  const logs = frames.filter(({ kind }) => kind === 'log').map(({ stream, text }) => [stream, text]);
+  const logs = frames
+    .filter(({ kind }) => kind === 'log')
+    .map(({ stream, text }) => [stream, text]);
   assert.deepEqual(logs, [
     [3, 'answer is 42\n'],
     [3, 'info\n'],
@@ -62,7 +67,7 @@ test('standard output and standard error are told apart', async (t) => {
   ]);
 });
 
-test('output while loading and after the end of a call is nobody\'s', async (t) => {
+test("output while loading and after the end of a call is nobody's", async (t) => {
   const host = await bindWorker(
     t,
     `console.log('loading');
@@ -77,8 +82,17 @@ test('output while loading and after the end of a call is nobody\'s', async (t) 
   await host.call({ path: '/release' });
   await host.frame(({ text }) => text === 'late\n');
   const loose = host.framesOf(0).filter(({ kind }) => kind === 'log');
-  assert.deepEqual(loose.map(({ stream, text }) => [stream, text]), [[3, 'loading\n'], [3, 'late\n']]);
-  assert.deepEqual(host.framesOf(id).map(({ kind }) => kind), ['head']);
+  assert.deepEqual(
+    loose.map(({ stream, text }) => [stream, text]),
+    [
+      [3, 'loading\n'],
+      [3, 'late\n'],
+    ],
+  );
+  assert.deepEqual(
+    host.framesOf(id).map(({ kind }) => kind),
+    ['head'],
+  );
 });
 
 test('what was logged before an endless loop has left the worker', async (t) => {
@@ -88,7 +102,10 @@ test('what was logged before an endless loop has left the worker', async (t) => 
   );
   const id = host.begin();
   await host.until(() => host.framesOf(id).length === 2);
-  assert.deepEqual(host.framesOf(id).map(({ text }) => text), ['before', 'native\n']);
+  assert.deepEqual(
+    host.framesOf(id).map(({ text }) => text),
+    ['before', 'native\n'],
+  );
   host.process.kill('SIGKILL');
 });
 

@@ -30,7 +30,12 @@ test('the function has the given environment and not the socket', async (t) => {
     t,
     `const atLoad = process.env.GREETING;
     module.exports = ({ res }) => res.json([atLoad, process.env.EMPTY, process.env.HEARTH_SOCKET, process.env.HOME, process.cwd()])`,
-    { environment: [['GREETING', 'Grüße'], ['EMPTY', '']] },
+    {
+      environment: [
+        ['GREETING', 'Grüße'],
+        ['EMPTY', ''],
+      ],
+    },
   );
   const { text } = await host.call();
   assert.deepEqual(JSON.parse(text), ['Grüße', '', null, '/tmp', process.cwd()]);
@@ -38,7 +43,9 @@ test('the function has the given environment and not the socket', async (t) => {
 
 test('code may lie under a link', async (t) => {
   const host = await startWorker(t);
-  const directory = host.code({ 'index.js': "\nmodule.exports = () => { throw new Error('linked') }" });
+  const directory = host.code({
+    'index.js': "\nmodule.exports = () => { throw new Error('linked') }",
+  });
   const link = path.join(host.directory, 'link');
   require('node:fs').symlinkSync(directory, link);
   host.send(encode.bind({ directory: link, entrypoint: 'index.js' }));
@@ -112,7 +119,10 @@ test('a draining worker without calls exits with 0', async (t) => {
 });
 
 test('a worker whose host is gone exits with 0', async (t) => {
-  const bound = await bindWorker(t, 'setInterval(() => {}, 1e6); module.exports = () => new Promise(() => {})');
+  const bound = await bindWorker(
+    t,
+    'setInterval(() => {}, 1e6); module.exports = () => new Promise(() => {})',
+  );
   bound.begin();
   const unbound = await startWorker(t);
   for (const host of [bound, unbound]) {
@@ -126,7 +136,11 @@ test('what the protocol does not allow ends the worker with 70 and one line', as
   for (const [name, isBound, frames] of [
     ['a call before bind', false, () => [encode.call(1)]],
     ['drain before bind', false, () => [encode.drain()]],
-    ['an unknown version', false, (host) => [encode.bind({ version: 2, directory: host.directory, entrypoint: '' })]],
+    [
+      'an unknown version',
+      false,
+      (host) => [encode.bind({ version: 2, directory: host.directory, entrypoint: '' })],
+    ],
     ['a second bind', true, (host) => [bind(host)]],
     ['an unknown kind', true, () => [new Payload().frame(0x42, 0)]],
     ['a running call again', true, () => [encode.call(1, { more: true }), encode.call(1)]],
