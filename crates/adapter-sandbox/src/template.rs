@@ -4,7 +4,7 @@
 use std::{
     fs, io,
     os::unix::fs::{MetadataExt, symlink},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use model::{LaunchSpec, Network, paths};
@@ -37,6 +37,9 @@ const CONFIGURATION: [&str; 11] = [
     "pki",
     "ssl",
 ];
+
+/// Where each instance has something of its own, which would hide what is shown there.
+const OWN: [&str; 4] = ["/tmp", "/dev", "/proc", "/run/hearth"];
 
 const PASSWD: &str = "root:x:0:0:root:/root:/usr/sbin/nologin\n\
     hearth:x:1000:1000:hearth:/tmp:/bin/sh\n\
@@ -145,7 +148,7 @@ impl Builder<'_> {
         }
         symlink("/tmp", self.root.join("var/tmp")).step("make mount points")?;
         for directory in &spec.programs {
-            self.show(directory).step(format!("show {}", directory.display()))?;
+            self.programs(directory).step(format!("show {}", directory.display()))?;
         }
         bind(&spec.server, &self.inside(Path::new(paths::SERVER)), READ_ONLY)
             .step(format!("show {}", spec.server.display()))?;
@@ -201,6 +204,29 @@ impl Builder<'_> {
             return fs::create_dir_all(inside);
         }
         bind(path, &inside, READ_ONLY)
+    }
+
+    fn programs(&self, directory: &Path) -> io::Result<()> {
+        if directory.starts_with("/usr") {
+            return Ok(());
+        }
+        if OWN.iter().any(|own| directory.starts_with(own)) {
+            return Err(io::Error::from_raw_os_error(libc::EXDEV));
+        }
+        // A link on the way would lead out of the root.
+        let mut way = self.root.to_path_buf();
+        for part in directory.strip_prefix("/").unwrap_or(directory).components() {
+            if !matches!(part, Component::Normal(_)) {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            way.push(part);
+            match fs::create_dir(&way) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ if fs::symlink_metadata(&way)?.is_dir() => {}
+                _ => return Err(io::ErrorKind::NotADirectory.into()),
+            }
+        }
+        bind(directory, &way, READ_ONLY)
     }
 
     fn configuration(&self, network: Network) -> io::Result<()> {

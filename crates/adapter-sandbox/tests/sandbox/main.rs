@@ -30,6 +30,10 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
         Some("__launcher") => return adapter_sandbox::launcher_main(),
+        Some("__echo") => {
+            println!("{}", arguments[1]);
+            return ExitCode::SUCCESS;
+        }
         Some("__drill") => return drills::daemon(&arguments[1]),
         _ => {}
     }
