@@ -37,7 +37,7 @@ enum Command {
 fn main() -> ExitCode {
     // Before anything else: the launcher must stay single-threaded and small.
     if std::env::args_os().nth(1).is_some_and(|word| word == serve::LAUNCHER) {
-        return ExitCode::FAILURE;
+        return adapter_sandbox::launcher_main();
     }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,

@@ -4,7 +4,7 @@ use std::{fs::OpenOptions, io::Write, net::SocketAddr, path::PathBuf, sync::Arc,
 
 use adapter::Adapter;
 use adapter_process::ProcessAdapter;
-type SandboxAdapter = ProcessAdapter;
+use adapter_sandbox::SandboxAdapter;
 use anyhow::Context;
 use executor::{Engine, Function, FunctionConfig, Mode, Stock, Template};
 use host::{
@@ -184,12 +184,12 @@ async fn serve(arguments: Arguments, stop: &CancellationToken) -> anyhow::Result
     let telemetry = Telemetry(arguments.telemetry.clone());
     let host_config = host_config(&arguments)?;
 
-    let prepared = tokio::select! {
+    let mut prepared = tokio::select! {
         () = stop.cancelled() => return Ok(()),
         prepared = prepare(&arguments, &data, &telemetry) => prepared?,
     };
-    let adapter = Chosen::start(arguments.adapter, &data)?;
-    let prepared = adapter.fit_network(prepared, arguments.network);
+    let adapter = Chosen::start(arguments.adapter, &data).await?;
+    prepared.template.spec.network = adapter.network(arguments.network);
     let engine = Engine::new(
         adapter.adapter(),
         Arc::new(worker_protocol(&sockets)?),
@@ -368,20 +368,45 @@ fn template(
         server,
         programs: interpreter.prefix.iter().cloned().collect(),
         limits,
-        network: arguments.network.unwrap_or_default(),
+        network: Network::None,
         socket: None,
     };
     Template { spec, ready_timeout: READY_TIMEOUT }
 }
 
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
 impl Chosen {
-    fn start(name: AdapterName, data: &OwnedDirectory) -> anyhow::Result<Self> {
+    async fn start(name: AdapterName, data: &OwnedDirectory) -> anyhow::Result<Self> {
         match name {
             AdapterName::Process => {
                 let adapter = ProcessAdapter::start(data.subdirectory(state::PROCESSES)?)?;
                 Ok(Self::Process(Arc::new(adapter)))
             }
-            AdapterName::Sandbox => anyhow::bail!("not there yet"),
+            AdapterName::Sandbox => {
+                let state = state::runtime_parent().join("sandbox");
+                let launcher = vec!["/proc/self/exe".into(), LAUNCHER.into()];
+                let config = adapter_sandbox::Config::new(state, launcher);
+                let adapter = SandboxAdapter::start(config).await.map_err(|error| {
+                    let message = format!(
+                        "no sandbox on this machine: {}; `hearth doctor` says what is missing, \
+                         `--adapter process` runs functions without isolation",
+                        chain(&error)
+                    );
+                    Fatal::new(Failure::Unavailable, message)
+                })?;
+                Ok(Self::Sandbox(Arc::new(adapter)))
+            }
         }
     }
 
@@ -392,25 +417,31 @@ impl Chosen {
         }
     }
 
-    fn fit_network(&self, mut prepared: Prepared, asked: Option<Network>) -> Prepared {
-        let fitting = match self {
-            Self::Sandbox(_) => Network::default(),
-            Self::Process(_) => Network::Host,
-        };
-        prepared.template.spec.network = asked.unwrap_or(fitting);
-        prepared
+    /// The network that instances get. What the user asked for is never replaced silently.
+    fn network(&self, asked: Option<Network>) -> Network {
+        match (self, asked) {
+            (_, Some(asked)) => asked,
+            (Self::Process(_), None) => Network::Host,
+            (Self::Sandbox(adapter), None) => match adapter.no_egress() {
+                None => Network::Egress,
+                Some(why) => {
+                    eprintln!("note: functions have no network: {why}");
+                    Network::None
+                }
+            },
+        }
     }
 
     fn weaknesses(&self) -> Vec<String> {
         match self {
-            Self::Sandbox(_) => vec![],
+            Self::Sandbox(adapter) => adapter.weaknesses(),
             Self::Process(_) => vec!["the adapter `process` does not isolate functions".into()],
         }
     }
 
     async fn shut_down(&self) {
         match self {
-            Self::Sandbox(_) => {}
+            Self::Sandbox(adapter) => adapter.shutdown().await,
             Self::Process(_) => {}
         }
     }

@@ -4,6 +4,7 @@
 //! each adapter says how to make them with a [`Subject`].
 
 use std::{
+    io::Read,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -20,7 +21,8 @@ pub trait Subject: Sync {
     fn adapter(&self) -> &dyn Adapter;
     /// An instance that runs until it is stopped, and ends politely when asked to.
     fn sleeping(&self, id: InstanceId) -> LaunchSpec;
-    /// An instance that runs until it is killed, whatever politeness it is shown.
+    /// An instance that runs until it is killed, whatever politeness it is shown. It prints
+    /// something once it is that stubborn.
     fn stubborn(&self, id: InstanceId) -> LaunchSpec;
     /// An instance that exits with status 7 at once.
     fn exiting(&self, id: InstanceId) -> LaunchSpec;
@@ -101,7 +103,11 @@ pub async fn stopping_an_unknown_instance_succeeds(subject: &dyn Subject) {
 /// A function cannot refuse to end.
 pub async fn a_stubborn_instance_is_killed_after_its_grace(subject: &dyn Subject) {
     let adapter = subject.adapter();
-    let instance = adapter.launch(&subject.stubborn(id("stubborn")), None).await.expect("launch");
+    let (mut output, printed) = std::io::pipe().expect("a pipe");
+    let spec = subject.stubborn(id("stubborn"));
+    let instance = adapter.launch(&spec, Some(printed.into())).await.expect("launch");
+    let prints = tokio::task::spawn_blocking(move || output.read(&mut [0]).map(|_| output));
+    let _output = prints.await.expect("no panic").expect("it prints, or nobody can");
     let grace = Duration::from_millis(50);
     let (stopped, exit) =
         tokio::join!(adapter.stop(&instance.id, grace), adapter.wait(&instance.id));
