@@ -165,6 +165,7 @@ class FakeHost {
     server.close();
     host.socket.on('data', (data) => host.#push(data));
     host.socket.on('error', () => {});
+    host.closed = new Promise((resolve) => host.socket.on('close', resolve));
     return host;
   }
 
@@ -250,7 +251,7 @@ class FakeHost {
         reject(new Error(`${why}: ${condition}\n${this.stderr}`));
       };
       this.#listeners.add(check);
-      this.exit.then(giveUp('the worker is gone'));
+      this.closed.then(giveUp('the worker is gone'));
       timer = setTimeout(giveUp('the worker is silent'), PATIENCE_MS);
       check();
     });
@@ -262,12 +263,12 @@ class FakeHost {
     }
   }
 
-  /** Closes the connection and waits until the process is gone; returns its exit code. */
+  /** Ends the process, whatever it is doing, and removes its files. */
   async stop() {
+    this.process.kill('SIGKILL');
+    await this.exit;
     this.socket.destroy();
-    const code = await this.exit;
     fs.rmSync(this.directory, { recursive: true });
-    return code;
   }
 
   #push(data) {
