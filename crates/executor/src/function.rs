@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures_core::Stream;
 use protocol::{BindError, Body, BodyError, BodyStream, Call, CallError, Reply};
 use tokio::{
-    sync::{Notify, watch},
+    sync::watch,
     time::{timeout, timeout_at},
 };
 use tracing::{info, warn};
@@ -61,7 +61,8 @@ pub struct Function {
     config: FunctionConfig,
     stock: Arc<Stock>,
     current: watch::Sender<Current>,
-    wanted: Notify,
+    /// After which attempt to start an instance another one is wanted.
+    wanted: watch::Sender<u64>,
     /// Calls that are being served or wait.
     calls: AtomicUsize,
     /// Calls that were ever taken.
@@ -71,12 +72,16 @@ pub struct Function {
 /// The instance that serves calls in [`Mode::Shared`].
 #[derive(Clone)]
 enum Current {
-    /// None yet, or a new one is being started.
+    /// One is being started.
     Starting,
     Serving(Arc<Running>),
     /// The last attempt failed; the next call makes another.
     Failed {
         error: CallError,
+        attempt: u64,
+    },
+    /// The last one ended before it served anything; the next call starts another.
+    Asleep {
         attempt: u64,
     },
 }
@@ -85,7 +90,8 @@ impl Function {
     /// A function whose instances come from `stock`. [`Function::keep`] makes it serve.
     pub fn new(stock: Arc<Stock>, config: FunctionConfig) -> Arc<Self> {
         let current = watch::Sender::new(Current::Starting);
-        let (wanted, calls, taken) = (Notify::new(), AtomicUsize::new(0), AtomicU64::new(0));
+        let wanted = watch::Sender::new(0);
+        let (calls, taken) = (AtomicUsize::new(0), AtomicU64::new(0));
         Arc::new(Self { config, stock, current, wanted, calls, taken })
     }
 
@@ -96,26 +102,30 @@ impl Function {
         }
         for attempt in 1.. {
             self.current.send_replace(Current::Starting);
-            match self.start().await {
+            let rest = match self.start().await {
                 Ok(running) => {
-                    let running = Arc::new(running);
                     let taken = self.taken.load(Ordering::Relaxed);
-                    self.current.send_replace(Current::Serving(running.clone()));
-                    let why = running.connection.closed().await;
-                    info!(instance = %running.id, why, "the instance ended");
-                    self.current.send_replace(Current::Starting);
-                    if self.taken.load(Ordering::Relaxed) == taken {
-                        // Starting what ends by itself again and again would only heat the machine.
-                        self.wanted.notified().await;
+                    self.serve_with(running).await;
+                    if self.taken.load(Ordering::Relaxed) != taken {
+                        continue;
                     }
+                    // Starting what ends by itself again and again would only heat the machine.
+                    Current::Asleep { attempt }
                 }
-                Err(error) => {
-                    let error = unavailable(&error);
-                    self.current.send_replace(Current::Failed { error, attempt });
-                    self.wanted.notified().await;
-                }
-            }
+                Err(error) => Current::Failed { error: unavailable(&error), attempt },
+            };
+            self.current.send_replace(rest);
+            let mut wanted = self.wanted.subscribe();
+            // The sender lives in `self`, so this cannot fail.
+            let _ = wanted.wait_for(|wanted| *wanted >= attempt).await;
         }
+    }
+
+    async fn serve_with(&self, running: Running) {
+        let running = Arc::new(running);
+        self.current.send_replace(Current::Serving(running.clone()));
+        let why = running.connection.closed().await;
+        info!(instance = %running.id, why, "the instance ended");
     }
 
     /// Returns once an instance serves or has failed to, in [`Mode::Shared`].
@@ -186,18 +196,17 @@ impl Function {
             return Ok(running.clone());
         }
         let mut current = self.current.subscribe();
-        let failed_before = match &*current.borrow_and_update() {
-            Current::Failed { attempt, .. } => *attempt,
+        let seen = match &*current.borrow_and_update() {
+            Current::Failed { attempt, .. } | Current::Asleep { attempt } => *attempt,
             Current::Starting | Current::Serving(_) => 0,
         };
-        self.wanted.notify_one();
+        self.wanted
+            .send_if_modified(|wanted| *wanted < seen && std::mem::replace(wanted, seen) < seen);
         loop {
             match &*current.borrow_and_update() {
                 Current::Serving(running) => return Ok(running.clone()),
-                Current::Failed { error, attempt } if *attempt > failed_before => {
-                    return Err(error.clone());
-                }
-                Current::Failed { .. } | Current::Starting => {}
+                Current::Failed { error, attempt } if *attempt > seen => return Err(error.clone()),
+                Current::Failed { .. } | Current::Asleep { .. } | Current::Starting => {}
             }
             if current.changed().await.is_err() {
                 return Err(CallError::Unavailable { why: "The function was shut down.".into() });
@@ -210,7 +219,7 @@ impl Function {
         let mut current = self.current.subscribe();
         let other = current.wait_for(|current| match current {
             Current::Serving(serving) => !Arc::ptr_eq(serving, running),
-            Current::Starting | Current::Failed { .. } => true,
+            Current::Starting | Current::Failed { .. } | Current::Asleep { .. } => true,
         });
         let _ = other.await;
     }
@@ -231,12 +240,25 @@ impl Function {
         Ok(reply)
     }
 
+    /// A spare made the function's, or else a new instance.
     async fn start(&self) -> Result<Running, StartError> {
-        let FunctionConfig { artifact, entrypoint, environment, bind_timeout, .. } = &self.config;
-        let running = self.stock.take().await?;
-        let bind = self.stock.engine().bind(&running, artifact, entrypoint, environment);
-        timeout(*bind_timeout, bind).await.map_err(|_| StartError::TimedOut(*bind_timeout))??;
+        while let Some(spare) = self.stock.take() {
+            match self.bind(&spare).await {
+                Ok(()) => return Ok(spare),
+                // It may have ended while it waited; that is not the function's fault.
+                Err(StartError::Attach(_) | StartError::Bind(BindError::Lost { .. })) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let running = self.stock.launch().await?;
+        self.bind(&running).await?;
         Ok(running)
+    }
+
+    async fn bind(&self, running: &Running) -> Result<(), StartError> {
+        let FunctionConfig { artifact, entrypoint, environment, bind_timeout, .. } = &self.config;
+        let bind = self.stock.engine().bind(running, artifact, entrypoint, environment);
+        timeout(*bind_timeout, bind).await.map_err(|_| StartError::TimedOut(*bind_timeout))?
     }
 }
 

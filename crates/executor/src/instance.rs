@@ -13,7 +13,12 @@ use std::{
 use adapter::{Adapter, AdapterError};
 use model::{Exit, InstanceId, LaunchSpec};
 use protocol::{BindError, Binding, CallLog, ConnectError, Connection, LogStream, Protocol};
-use tokio::{io::AsyncReadExt, net::unix::pipe, sync::watch, time::timeout};
+use tokio::{
+    io::AsyncReadExt,
+    net::unix::pipe,
+    sync::{Notify, futures::Notified, watch},
+    time::timeout,
+};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
@@ -33,6 +38,7 @@ pub struct Engine {
     protocol: Arc<dyn Protocol>,
     outputs: Outputs,
     launched: Arc<AtomicU64>,
+    ended: Arc<Notify>,
     tasks: TaskTracker,
 }
 
@@ -83,8 +89,8 @@ pub(crate) struct Running {
 impl Engine {
     /// An engine from its two halves. Must be made within a tokio runtime.
     pub fn new(adapter: Arc<dyn Adapter>, protocol: Arc<dyn Protocol>, outputs: Outputs) -> Self {
-        let (launched, tasks) = (Arc::default(), TaskTracker::new());
-        Self { adapter, protocol, outputs, launched, tasks }
+        let (launched, ended, tasks) = (Arc::default(), Arc::default(), TaskTracker::new());
+        Self { adapter, protocol, outputs, launched, ended, tasks }
     }
 
     /// Returns when every instance that was launched is gone and released.
@@ -92,6 +98,11 @@ impl Engine {
         self.tasks.close();
         self.tasks.wait().await;
         self.tasks.reopen();
+    }
+
+    /// Returns when some instance has ended since the future was made.
+    pub(crate) fn some_end(&self) -> Notified<'_> {
+        self.ended.notified()
     }
 
     /// Launches an instance and waits until it can be bound. Dropping the future stops it.
@@ -137,7 +148,11 @@ impl Engine {
         let (stop, stopped) = watch::channel(None);
         let adapter = self.adapter.clone();
         let supervised = Supervised { adapter, id: id.clone(), connection: connection.clone() };
-        self.tasks.spawn(supervised.until_gone(ended, stopped));
+        let somebody_ended = self.ended.clone();
+        self.tasks.spawn(async move {
+            supervised.until_gone(ended, stopped).await;
+            somebody_ended.notify_waiters();
+        });
         Running { id, connection, exit, stop }
     }
 
@@ -222,6 +237,11 @@ impl Running {
     /// Lets the instance finish what it runs, for at most `grace`, and stops it. Does not wait.
     pub(crate) fn retire(&self, grace: Duration) {
         self.stop.send_replace(Some(grace));
+    }
+
+    /// Whether the instance is gone.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.exit.borrow().is_some()
     }
 
     /// How the instance ended, if it does so soon.

@@ -29,11 +29,12 @@ impl Stock {
         Arc::new(Self { engine, template, wanted, waiting: Mutex::default(), taken: Notify::new() })
     }
 
-    /// Fills the stock, and again whenever one is taken. Runs until it is dropped.
+    /// Fills the stock, and again whenever a spare is taken or has ended. Runs until it is dropped.
     pub async fn keep(&self) {
         loop {
+            let some_end = self.engine.some_end();
             while self.count() < self.wanted {
-                match self.engine.launch(&self.template).await {
+                match self.launch().await {
                     Ok(spare) => self.waiting().push_back(spare),
                     Err(error) => {
                         warn!(error = describe(&error), "could not make a spare");
@@ -41,13 +42,18 @@ impl Stock {
                     }
                 }
             }
-            self.taken.notified().await;
+            tokio::select! {
+                () = self.taken.notified() => {}
+                () = some_end => {}
+            }
         }
     }
 
     /// How many spares wait.
     pub fn count(&self) -> usize {
-        self.waiting().len()
+        let mut waiting = self.waiting();
+        waiting.retain(|spare| !spare.has_ended());
+        waiting.len()
     }
 
     /// Stops all spares.
@@ -59,14 +65,17 @@ impl Stock {
         &self.engine
     }
 
-    /// Takes the spare that has waited longest, or launches an instance if none waits.
-    pub(crate) async fn take(&self) -> Result<Running, LaunchError> {
-        let spare = self.waiting().pop_front();
+    /// Takes the spare that has waited longest, if one waits. It may have ended a moment ago.
+    pub(crate) fn take(&self) -> Option<Running> {
+        let mut waiting = self.waiting();
+        let spare = std::iter::from_fn(|| waiting.pop_front()).find(|spare| !spare.has_ended());
         self.taken.notify_one();
-        match spare {
-            Some(spare) => Ok(spare),
-            None => self.engine.launch(&self.template).await,
-        }
+        spare
+    }
+
+    /// Launches an instance that has not waited.
+    pub(crate) async fn launch(&self) -> Result<Running, LaunchError> {
+        self.engine.launch(&self.template).await
     }
 
     fn waiting(&self) -> std::sync::MutexGuard<'_, VecDeque<Running>> {
