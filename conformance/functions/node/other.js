@@ -1,0 +1,3 @@
+'use strict';
+
+module.exports = ({ res }) => res.text('other');
