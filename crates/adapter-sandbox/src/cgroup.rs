@@ -81,6 +81,21 @@ impl Groups {
         groups
     }
 
+    /// What a launcher would find, without making anything: each controller with its version and
+    /// the directory below which its groups would be.
+    pub(crate) fn survey() -> Vec<(&'static str, Option<(u8, PathBuf)>)> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let mounts: Vec<Mounted> = mounts.lines().filter_map(Mounted::parse).collect();
+        let find = |controller| {
+            let mut candidates = mounts.iter().flat_map(|mount| mount.candidates(controller, &own));
+            let place = candidates.find(|place| place.is_usable(controller))?;
+            let version = if place.version == Version::V2 { 2 } else { 1 };
+            Some((version, place.directory))
+        };
+        CONTROLLERS.map(|controller| (controller, find(controller))).to_vec()
+    }
+
     /// The controllers that are missing here.
     pub(crate) fn missing(&self) -> Vec<&'static str> {
         CONTROLLERS.into_iter().filter(|controller| self.place(controller).is_none()).collect()
@@ -297,6 +312,11 @@ impl<'a> Mounted<'a> {
 }
 
 impl Place {
+    fn is_usable(&self, controller: &str) -> bool {
+        let is_writable = rustix::fs::access(&self.directory, rustix::fs::Access::WRITE_OK).is_ok();
+        is_writable && (self.version == Version::V1 || has_controller(&self.directory, controller))
+    }
+
     /// Makes the owner's directory below this one, with the controller ready for its children.
     fn prepare(&self, controller: &str, owner: &str) -> io::Result<Self> {
         let common = self.directory.join("hearth");
@@ -329,10 +349,17 @@ impl Place {
     }
 }
 
+fn has_controller(directory: &Path, controller: &str) -> bool {
+    let available = fs::read_to_string(directory.join("cgroup.controllers")).unwrap_or_default();
+    available.split_whitespace().any(|name| name == controller)
+}
+
 fn enable(directory: &Path, controller: &str) -> io::Result<()> {
-    let available = fs::read_to_string(directory.join("cgroup.controllers"))?;
-    if !available.split_whitespace().any(|name| name == controller) {
+    if !has_controller(directory, controller) {
         return Err(io::ErrorKind::Unsupported.into());
     }
     write(directory, "cgroup.subtree_control", format!("+{controller}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,7 +50,7 @@ const FIRST_USER: u32 = 0x7000_0000;
 const USERS_OF_AN_OWNER: u32 = 1 << 16;
 
 /// The version of Landlock that knows abstract sockets.
-const ABSTRACT_SOCKETS: i64 = 6;
+pub(crate) const ABSTRACT_SOCKETS: i64 = 6;
 
 /// How often, and for how long, the removal of a cgroup that still has processes is tried again.
 const RELEASE_AGAIN: Duration = Duration::from_millis(5);
@@ -258,7 +258,7 @@ impl<'a> Launcher<'a> {
             self.kill_overdue();
             // One at a time: removing is slow, and somebody may be waiting for a launch.
             self.release_next();
-            if events.is_empty() {
+            if events.is_empty() && self.has_time() {
                 self.workshop.networks.refill();
             }
         }
@@ -266,7 +266,7 @@ impl<'a> Launcher<'a> {
 
     /// How long to wait for an event: not at all while there is something else to do.
     fn timeout(&self) -> Option<Timespec> {
-        if self.workshop.networks.is_wanting() {
+        if self.has_time() && self.workshop.networks.is_wanting() {
             return Some(Timespec::default());
         }
         let next = self
@@ -281,6 +281,12 @@ impl<'a> Launcher<'a> {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: left.subsec_nanos().into(),
         })
+    }
+
+    /// Whether nobody waits for a launch, so that the next one may be prepared.
+    fn has_time(&self) -> bool {
+        let is_starting = |live: &Live| matches!(live.phase, Phase::Starting);
+        !self.instances.iter().flatten().any(is_starting)
     }
 
     /// Serves a request. False once the daemon is gone.
@@ -532,7 +538,7 @@ fn reap(launched: &Launched) -> Status {
     }
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::SETUID | CapabilitySet::SETGID;
     let has = rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(needed));
     rustix::process::geteuid().is_root() && has

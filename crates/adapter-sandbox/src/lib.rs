@@ -29,6 +29,7 @@ mod nameservers;
 mod netlink;
 mod network;
 mod owner;
+mod probe;
 mod seccomp;
 mod sys;
 mod template;
@@ -38,3 +39,4 @@ mod worker;
 
 pub use adapter::{Config, SandboxAdapter};
 pub use launcher::launcher_main;
+pub use probe::{Finding, Probe, probe};

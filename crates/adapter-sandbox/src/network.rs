@@ -7,7 +7,6 @@
 //! ```
 
 use std::{
-    collections::VecDeque,
     fs::{self, File},
     io,
     net::Ipv4Addr,
@@ -48,7 +47,8 @@ pub(crate) struct Lease(File);
 pub(crate) struct Networks {
     /// Missing without root.
     maker: Option<Maker>,
-    stock: [(Network, VecDeque<Lease>); 2],
+    /// The oldest first.
+    stock: Vec<(Network, Lease)>,
     stock_size: usize,
     /// Why there is no egress, if there is none.
     pub(crate) no_egress: Option<String>,
@@ -80,7 +80,7 @@ impl Networks {
         is_root: bool,
         nameservers: &Nameservers,
     ) -> Result<Self, Fault> {
-        let stock = [(Network::None, VecDeque::new()), (Network::Egress, VecDeque::new())];
+        let stock = Vec::new();
         let stock_size = settings.network_stock;
         if !is_root {
             let why = "without root an instance cannot be connected to the host's network";
@@ -123,27 +123,20 @@ impl Networks {
         if network == Network::Host {
             return Ok(None);
         }
-        let stock = self.stock.iter_mut().find(|(kind, _)| *kind == network);
-        if let Some(lease) = stock.and_then(|(_, stock)| stock.pop_front()) {
-            return Ok(Some(lease));
+        if let Some(at) = self.stock.iter().position(|(kind, _)| *kind == network) {
+            return Ok(Some(self.stock.remove(at).1));
         }
         maker.make(network).map(Some).step("make a network")
     }
 
-    /// Adds one network to the stock. False if there is nothing to add.
-    pub(crate) fn refill(&mut self) -> bool {
-        let Some(kind) = self.wanted() else { return false };
-        let Some(maker) = &mut self.maker else { return false };
-        let Ok(lease) = maker.make(kind) else {
-            // Not now: whoever needs one hears why.
-            self.stock_size = 0;
-            return false;
-        };
-        let stock = self.stock.iter_mut().find(|(network, _)| *network == kind);
-        if let Some((_, stock)) = stock {
-            stock.push_back(lease);
+    /// Adds one network to the stock, if it is not full.
+    pub(crate) fn refill(&mut self) {
+        let (Some(kind), Some(maker)) = (self.wanted(), &mut self.maker) else { return };
+        match maker.make(kind) {
+            Ok(lease) => self.stock.push((kind, lease)),
+            // Whoever needs one hears why.
+            Err(_) => self.stock_size = 0,
         }
-        true
     }
 
     /// Whether the stock is not full.
@@ -154,11 +147,11 @@ impl Networks {
     fn wanted(&self) -> Option<Network> {
         self.maker.as_ref()?;
         let has_egress = self.no_egress.is_none();
-        self.stock
-            .iter()
-            .filter(|(network, _)| *network == Network::None || has_egress)
-            .find(|(_, stock)| stock.len() < self.stock_size)
-            .map(|(network, _)| *network)
+        let count = |network| self.stock.iter().filter(|(kind, _)| *kind == network).count();
+        [Network::None, Network::Egress]
+            .into_iter()
+            .filter(|network| *network == Network::None || has_egress)
+            .find(|network| count(*network) < self.stock_size)
     }
 
     /// Does something inside a network namespace.

@@ -24,7 +24,8 @@ pub(crate) struct Child {
 /// Forks into the given namespaces, and on cgroup v2 into a group. Returns `None` in the child.
 ///
 /// The caller must be single-threaded, as a launcher and an init are: then the child may do
-/// whatever its parent could, and holds no lock that nobody will release.
+/// whatever its parent could, and holds no lock that nobody will release. The child of any other
+/// process may make system calls, and must then [`exit`].
 pub(crate) fn clone3(namespaces: i32, group: Option<BorrowedFd<'_>>) -> io::Result<Option<Child>> {
     let mut pidfd: RawFd = -1;
     // SAFETY: all-zero is a valid value of this plain structure.
@@ -37,7 +38,7 @@ pub(crate) fn clone3(namespaces: i32, group: Option<BorrowedFd<'_>>) -> io::Resu
         args.cgroup = group.as_raw_fd() as u64;
     }
     // SAFETY: no stack and no CLONE_VM: the child is a copy, as after fork, and `args` outlives
-    // the call. The process has one thread (see above).
+    // the call. That no lock is left behind is the callers' contract.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, mem::size_of_val(&args)) };
     match pid {
         -1 => Err(io::Error::last_os_error()),

@@ -8,6 +8,7 @@ mod drills;
 mod escape;
 mod lab;
 mod network;
+mod probe;
 mod world;
 
 use std::{
@@ -39,8 +40,15 @@ fn main() -> ExitCode {
     }
     let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
     let is_chosen = |(name, _): &&Test| filter.is_none_or(|filter| name.contains(filter.as_str()));
-    let tests: Vec<Test> =
-        [conformance::TESTS, world::TESTS, escape::TESTS, network::TESTS, drills::TESTS].concat();
+    let tests: Vec<Test> = [
+        conformance::TESTS,
+        world::TESTS,
+        escape::TESTS,
+        network::TESTS,
+        probe::TESTS,
+        drills::TESTS,
+    ]
+    .concat();
     let mut failed = 0;
     for (name, test) in tests.iter().filter(is_chosen) {
         failed += u32::from(!run(name, *test));

@@ -1,0 +1,151 @@
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+
+/// A directory that looks like a cgroup file system, as far as files go.
+struct Fake(PathBuf);
+
+impl Fake {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path =
+            std::env::temp_dir().join(format!("hearth-groups-{}-{number}", std::process::id()));
+        fs::create_dir(&path).expect("a new directory");
+        Self(path)
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        let path = self.0.join(file);
+        fs::create_dir_all(path.parent().expect("has one")).expect("a directory");
+        fs::write(path, text).expect("a file");
+    }
+
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.0.join(file)).expect("a file")
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn v2_line(at: &Path) -> String {
+    format!("41 31 0:38 / {} rw - cgroup2 cgroup2 rw\n", at.display())
+}
+
+/// The files that the kernel would make in a group that has the controllers.
+fn furnish(fake: &Fake, directory: &str) {
+    for (file, text) in [
+        ("cgroup.controllers", "cpuset cpu io memory pids"),
+        ("cgroup.subtree_control", ""),
+        ("cgroup.procs", ""),
+        ("memory.max", "max"),
+        ("memory.oom.group", "0"),
+        ("memory.events", "low 0\noom 0\noom_kill 0\noom_group_kill 0\n"),
+        ("cpu.max", "max 100000"),
+        ("pids.max", "max"),
+    ] {
+        fake.write(&format!("{directory}{file}"), text);
+    }
+}
+
+fn limits() -> Limits {
+    Limits { cpus_milli: 1500, pids: 40, ..Limits::with_memory(64 << 20) }
+}
+
+#[test]
+fn lines_of_mountinfo_are_read() {
+    let v1 = "35 31 0:32 /docker/x /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct";
+    let mount = Mounted::parse(v1).expect("a cgroup");
+    assert_eq!((mount.version, mount.root), (Version::V1, "/docker/x"));
+    assert_eq!(mount.candidates("memory", "").len(), 0);
+    assert_eq!(mount.candidates("cpu", "")[0].directory, Path::new("/sys/fs/cgroup/cpu,cpuacct"));
+    assert!(Mounted::parse("27 1 254:0 / / rw,relatime - ext4 /dev/vda rw").is_none());
+    assert!(Mounted::parse("nonsense").is_none());
+}
+
+#[test]
+fn a_delegated_part_of_v2_is_found() {
+    let fake = Fake::new();
+    let line = v2_line(&fake.0);
+    let mount = Mounted::parse(&line).expect("a cgroup");
+    let candidates = mount.candidates("cpu", "0::/user.slice/user-1000.slice/session.scope\n");
+    let directories: Vec<_> = candidates.into_iter().map(|place| place.directory).collect();
+    let delegated = fake.0.join("user.slice/user-1000.slice/session.scope");
+    assert_eq!(directories, [fake.0.clone(), delegated]);
+}
+
+#[test]
+fn limits_are_written_as_v2_wants_them() {
+    let fake = Fake::new();
+    for directory in ["", "hearth/", "hearth/3/", "hearth/3/web/"] {
+        furnish(&fake, directory);
+    }
+    let groups = Groups::among(&v2_line(&fake.0), "0::/\n", "3");
+    assert_eq!(groups.missing(), Vec::<&str>::new());
+    for directory in ["", "hearth/", "hearth/3/"] {
+        let enabled = fake.read(&format!("{directory}cgroup.subtree_control"));
+        assert!(enabled.starts_with('+'), "{directory}: {enabled}");
+    }
+    let (group, entrance) = groups.create("web", &limits()).expect("made");
+    assert_eq!(fake.read("hearth/3/web/memory.max"), "67108864");
+    assert_eq!(fake.read("hearth/3/web/memory.oom.group").chars().next(), Some('1'));
+    assert_eq!(fake.read("hearth/3/web/cpu.max"), "150000 100000");
+    assert_eq!(fake.read("hearth/3/web/pids.max").chars().take(2).collect::<String>(), "41");
+    assert!(entrance.v2.is_some() && entrance.v1.is_empty());
+
+    assert!(!group.is_out_of_memory());
+    fake.write("hearth/3/web/memory.events", "low 0\noom 2\noom_kill 1\n");
+    assert!(group.is_out_of_memory());
+}
+
+#[test]
+fn controllers_may_be_on_different_hierarchies() {
+    let fake = Fake::new();
+    for directory in ["two/", "two/hearth/", "two/hearth/0/", "two/hearth/0/web/"] {
+        furnish(&fake, directory);
+        fake.write(&format!("{directory}cgroup.controllers"), "cpu pids");
+    }
+    for file in ["memory.limit_in_bytes", "tasks"] {
+        fake.write(&format!("one/hearth/0/web/{file}"), "");
+    }
+    let one = fake.0.join("one");
+    let mounts = format!(
+        "35 31 0:32 / {} rw - cgroup cgroup rw,memory\n{}",
+        one.display(),
+        v2_line(&fake.0.join("two"))
+    );
+    let groups = Groups::among(&mounts, "4:memory:/\n0::/\n", "0");
+    assert_eq!(groups.missing(), Vec::<&str>::new());
+    let (group, entrance) = groups.create("web", &limits()).expect("made");
+    assert_eq!(fake.read("one/hearth/0/web/memory.limit_in_bytes"), "67108864");
+    assert!(fake.read("two/hearth/0/web/cpu.max").starts_with("150000 100000"));
+    assert!(entrance.v2.is_some());
+    assert_eq!(entrance.v1.len(), 1);
+
+    fake.write(
+        "one/hearth/0/web/memory.oom_control",
+        "oom_kill_disable 0\nunder_oom 0\noom_kill 0\n",
+    );
+    assert!(!group.is_out_of_memory());
+    fake.write(
+        "one/hearth/0/web/memory.oom_control",
+        "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n",
+    );
+    assert!(group.is_out_of_memory());
+}
+
+#[test]
+fn what_is_missing_is_said() {
+    let fake = Fake::new();
+    for directory in ["", "hearth/", "hearth/0/"] {
+        furnish(&fake, directory);
+        fake.write(&format!("{directory}cgroup.controllers"), "pids");
+    }
+    let groups = Groups::among(&v2_line(&fake.0), "0::/\n", "0");
+    assert_eq!(groups.missing(), ["memory", "cpu"]);
+    assert_eq!(Groups::among("", "", "0").missing(), CONTROLLERS);
+}
