@@ -29,6 +29,13 @@ impl ClientStream {
         Self { socket, stalled_after, stall: None }
     }
 
+    /// A short read has emptied the socket, so there is nothing to read until the kernel says so
+    /// again. Without this, [`gone`] would have to look each time.
+    fn forget_readiness(&self) {
+        let nothing_there = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+        let _ = self.socket.try_io(Interest::READABLE, nothing_there);
+    }
+
     /// Turns "not now" into an error once it has been that for too long.
     fn bound<T>(
         &mut self,
@@ -54,9 +61,13 @@ impl AsyncRead for ClientStream {
     ) -> Poll<io::Result<()>> {
         loop {
             std::task::ready!(self.socket.poll_read_ready(cx))?;
+            let room = buffer.remaining();
             match self.socket.try_read(buffer.initialize_unfilled()) {
                 Ok(read) => {
                     buffer.advance(read);
+                    if (1..room).contains(&read) {
+                        self.forget_readiness();
+                    }
                     return Poll::Ready(Ok(()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

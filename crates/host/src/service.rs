@@ -31,8 +31,8 @@ pub const MAX_BODY: usize = 20 << 20;
 
 /// The most bytes of a refused body that are read so that the client sees the refusal.
 const MAX_DISCARDED: usize = 256 << 20;
-/// The longest that a call may take when its caller sets no timeout: nothing waits for ever.
-const LONGEST_CALL: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest timeout: beyond it, clocks overflow.
+const LONGEST_CALL: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// What is behind the server.
 #[async_trait]
@@ -69,7 +69,7 @@ pub(crate) struct Service {
 
 /// What a caller asked for with control headers.
 struct Control {
-    deadline: Instant,
+    deadline: Option<Instant>,
     log_id: Option<LogId>,
 }
 
@@ -134,8 +134,8 @@ impl Service {
         let chosen =
             control::log_id(headers).map_err(|why| refuse(StatusCode::BAD_REQUEST, why))?;
         let log_id = control::wants_log(headers).then(|| chosen.unwrap_or_else(|| self.log_id()));
-        let allowed = allowed.map_or(LONGEST_CALL, |allowed| allowed.min(LONGEST_CALL));
-        Ok(Control { deadline: Instant::now() + allowed, log_id })
+        let deadline = allowed.map(|allowed| Instant::now() + allowed.min(LONGEST_CALL));
+        Ok(Control { deadline, log_id })
     }
 
     fn log_id(&self) -> LogId {
@@ -157,7 +157,7 @@ impl Service {
             Ok(body) => {
                 let head = Arc::new(request::call_head(&parts, &self.config.enforced));
                 let body = Body::whole(body);
-                let call = Call { head, body, deadline: Some(deadline), log: log.clone() };
+                let call = Call { head, body, deadline, log: log.clone() };
                 self.deliver(call, log, socket).await
             }
             Err(unread) => refuse_body(&unread, log.as_deref()),

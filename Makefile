@@ -1,0 +1,46 @@
+# The chores of this repository. `make help` lists them; CI runs the same recipes.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build run test lint deny unit runtimes conformance bench fuzz clean
+
+help: ## List the chores
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing on this machine: interpreters and tools
+	@scripts/setup.sh
+
+build: ## Build the program: target/release/hearth
+	cargo build --release --package hearth
+
+run: setup build ## Serve the two example functions, call them, print replies and timings
+	@scripts/run.sh
+
+test: setup lint unit runtimes conformance ## Everything that can be tested
+
+lint: ## Format and clippy, without warnings
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- --deny warnings
+
+deny: ## Licences and sources of all dependencies
+	@command -v cargo-deny > /dev/null || cargo install --locked --quiet cargo-deny
+	cargo deny --log-level error check licenses bans sources
+
+unit: ## The Rust crates' own tests, escape and kill drills included
+	cargo test --workspace --exclude conformance
+
+runtimes: ## The workers' own tests, in their languages
+	node --test runtimes/javascript/tests/
+	python3 -m unittest discover --start-directory runtimes/python/tests
+
+conformance: ## The program from outside: black-box cases for every runtime
+	cargo build --package hearth
+	HEARTH_BIN=target/debug/hearth cargo test --package conformance
+
+bench: setup build ## Measure; see docs/performance.md (ARGS="--quick" for a short run)
+	cargo xtask bench --hearth target/release/hearth $(ARGS)
+
+fuzz: ## Fuzz the decoder of the worker protocol for a minute (SECONDS=60)
+	@scripts/fuzz.sh $(or $(SECONDS),60)
+
+clean: ## Remove everything that was built
+	cargo clean
