@@ -1,4 +1,6 @@
-//! `hearth doctor`
+//! `hearth doctor`: what this machine supports, and what to do about the rest.
+
+use crate::exit::{Failure, Fatal};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -7,6 +9,27 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-pub(crate) fn run(_arguments: &Arguments) -> anyhow::Result<()> {
-    anyhow::bail!("not written yet")
+/// Runs before there is any thread: some things are found out by forking.
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let probe = adapter_sandbox::probe();
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&probe)?);
+    } else {
+        for finding in &probe.findings {
+            let mark = if finding.is_found { "ok     " } else { "missing" };
+            let detail = match finding.detail.as_str() {
+                "" => String::new(),
+                detail => format!(" ({detail})"),
+            };
+            println!("{mark}  {}{detail}\n         {}", finding.what, finding.gives);
+            if !finding.is_found {
+                println!("         to get it: {}", finding.remedy);
+            }
+        }
+    }
+    if probe.is_enough() {
+        return Ok(());
+    }
+    let message = "the adapter `sandbox` cannot run here; `--adapter process` can, without isolation";
+    Err(Fatal::new(Failure::Unavailable, message).into())
 }
