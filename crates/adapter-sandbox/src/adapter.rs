@@ -135,7 +135,7 @@ impl SandboxAdapter {
         };
         let shared = Arc::new(Shared::default());
         let (requests, queue) = mpsc::channel(QUEUE);
-        let writer = tokio::spawn(write(Arc::clone(&connection), queue));
+        let writer = tokio::spawn(write(Arc::clone(&connection), Arc::clone(&shared), queue));
         let reader = tokio::spawn(read(Arc::clone(&connection), Arc::clone(&shared), launcher));
         Ok(Self {
             shared,
@@ -418,11 +418,14 @@ async fn receive(connection: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result
     Ok(received.map(|(event, _)| event))
 }
 
-async fn write(connection: Arc<AsyncFd<OwnedFd>>, mut queue: mpsc::Receiver<Outgoing>) {
+async fn write(
+    connection: Arc<AsyncFd<OwnedFd>>,
+    shared: Arc<Shared>,
+    mut queue: mpsc::Receiver<Outgoing>,
+) {
     while let Some(outgoing) = queue.recv().await {
-        if send(&connection, &outgoing).await.is_err() {
-            // The reader finds out why.
-            return;
+        if let Err(error) = send(&connection, &outgoing).await {
+            return shared.lock().end(format!("its launcher cannot be told anything: {error}"));
         }
     }
 }

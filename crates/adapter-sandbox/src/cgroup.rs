@@ -304,7 +304,8 @@ impl<'a> Mounted<'a> {
             Version::V2 => {
                 let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
                 let below = own.strip_prefix(self.root).unwrap_or(own).trim_start_matches('/');
-                // Without root, only the part that was delegated to us is writable.
+                // The whole of what is mounted, on a host or in a container; without root, only
+                // the part that was delegated to us is writable.
                 vec![place(self.at.clone()), place(self.at.join(below))]
             }
         }
@@ -332,14 +333,19 @@ impl Place {
         Ok(Self { directory, version: self.version })
     }
 
-    /// Gives the controller to the children. A group below the top must have no processes of its
-    /// own for that, so those that are there move into a child: it is our own group, or nobody's.
+    /// Gives the controller to the children. A group below the top of the host must have no
+    /// processes of its own for that, so those that are there move into a child: daemon and
+    /// launcher, or with root all of a container.
     fn delegate(&self, controller: &str) -> io::Result<()> {
         match enable(&self.directory, controller) {
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                let all = processes(&self.directory);
+                if !rustix::process::getuid().is_root() && !all.iter().all(is_ours) {
+                    return Err(error);
+                }
                 let daemon = self.directory.join("hearth-daemon");
                 fs::create_dir_all(&daemon)?;
-                for process in processes(&self.directory) {
+                for process in all {
                     write(&daemon, "cgroup.procs", process.as_raw_nonzero())?;
                 }
                 enable(&self.directory, controller)
@@ -347,6 +353,11 @@ impl Place {
             result => result,
         }
     }
+}
+
+/// Whether a process is this launcher or its daemon.
+fn is_ours(process: &rustix::process::Pid) -> bool {
+    *process == rustix::process::getpid() || Some(*process) == rustix::process::getppid()
 }
 
 fn has_controller(directory: &Path, controller: &str) -> bool {

@@ -17,7 +17,7 @@ use rustix::{
     fs::Mode,
     mount::{MountFlags, UnmountFlags, mount, unmount},
     process::{DumpableBehavior, Pid, Signal, WaitOptions},
-    thread::{CapabilitySet, CapabilitySets},
+    thread::{CapabilitySet, CapabilitySets, UnshareFlags},
 };
 
 use crate::{
@@ -83,6 +83,8 @@ impl Init<'_> {
         for group in &self.plan.groups {
             rustix::io::write(group, b"0").step("join a cgroup")?;
         }
+        // It begins where its process is, so only now.
+        sys::unshare(UnshareFlags::NEWCGROUP).step("make a cgroup namespace")?;
         self.close_foreign();
         if !matches!(self.receive(), Some((Order::Go, _))) {
             return Ok(None);

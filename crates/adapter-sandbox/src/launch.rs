@@ -31,8 +31,7 @@ const NAMESPACES: i32 = libc::CLONE_NEWUSER
     | libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWCGROUP;
+    | libc::CLONE_NEWUTS;
 
 /// What launches need and share.
 pub(crate) struct Workshop {
@@ -142,6 +141,10 @@ fn discard(child: &Child) {
 fn show_socket(socket: &InstanceSocket, user: Option<u32>) -> Result<OwnedFd, Fault> {
     let directory = socket.path.parent().unwrap_or(Path::new("/"));
     let step = || format!("show {}", directory.display());
+    // It is about to be given away and shown as a whole.
+    if fs::read_dir(directory).step(step())?.count() > 1 {
+        return Err(Fault::new(step(), libc::ENOTEMPTY));
+    }
     if let Some(user) = user {
         let (owner, group) = (Some(Uid::from_raw(user)), Some(Gid::from_raw(user)));
         for path in [directory, &socket.path] {

@@ -154,16 +154,16 @@ impl<'a> Launcher<'a> {
         };
         // A signal from the daemon's terminal is for the daemon, which stops the launcher in turn.
         rustix::process::setsid().step("leave the daemon's session")?;
+        let owner = take_ownership(&settings)?;
+        let groups = Groups::find(&owner.number.to_string());
+        groups.clear();
         let is_root = is_root();
         if !is_root {
             become_root_of_own_namespace().step("make a user namespace")?;
         }
-        let owner = take_ownership(&settings)?;
         let place = owner.directory.join("bare");
         make_directory(&place).step("make a directory")?;
         let views = Views::enter(&place).step("make a mount namespace")?;
-        let groups = Groups::find(&owner.number.to_string());
-        groups.clear();
         let roots = owner.directory.join("roots");
         make_directory(&roots).step("make a directory")?;
         let nameservers = Nameservers::of_host();
@@ -508,7 +508,8 @@ impl<'a> Launcher<'a> {
         groups.remove();
         drop(templates);
         drop(views);
-        self.owner.remove();
+        // Last: until then the number, and all that carries it, is ours.
+        drop(self.owner);
     }
 }
 
@@ -569,7 +570,6 @@ fn take_ownership(settings: &Settings) -> Result<Owner, Fault> {
                 groups.clear();
                 groups.remove();
                 network::clear(dead.number);
-                dead.remove();
             }
             Err(error) => refusal = error,
         }

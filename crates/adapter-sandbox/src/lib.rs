@@ -6,11 +6,11 @@
 //! ```
 //!
 //! The daemon has threads and must not fork, so it asks the *launcher*, a process of its own, for
-//! instances ([`wire`]). Each instance has new user, mount, PID, IPC, UTS, cgroup and network
-//! namespaces, a read-only root made of the host's `/usr` ([`template`]), limits ([`cgroup`]) and a
-//! system call filter ([`seccomp`]). When the daemon dies, the launcher removes everything; when
+//! instances (`wire`). Each instance has new user, mount, PID, IPC, UTS, cgroup and network
+//! namespaces, a read-only root made of the host's `/usr` (`template`), limits (`cgroup`) and a
+//! system call filter (`seccomp`). When the daemon dies, the launcher removes everything; when
 //! the launcher dies, the kernel kills the instances, and the next launcher removes what is left
-//! ([`owner`]).
+//! (`owner`).
 //!
 //! Without root the launcher first makes itself root of a user namespace of its own. What is weaker
 //! then is listed by [`SandboxAdapter::weaknesses`].

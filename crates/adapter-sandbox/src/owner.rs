@@ -6,11 +6,17 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::net::UnixListener,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixListener, UnixStream},
+    },
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    net::sockopt,
+};
 
 /// The most owners on one host at a time.
 pub(crate) const MOST: u32 = 16;
@@ -23,7 +29,7 @@ pub(crate) struct Owner {
     pub(crate) directory: PathBuf,
     _lock: File,
     /// Owners with different state directories meet here. The name is gone with the process.
-    _name: UnixListener,
+    _name: Option<UnixListener>,
 }
 
 impl Owner {
@@ -36,10 +42,12 @@ impl Owner {
         flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         Ok(Self { number, directory, _lock: lock, _name: name })
     }
+}
 
+impl Drop for Owner {
     /// Removes the directory. Never recursively: should a root still be mounted in it, its files
     /// are the host's.
-    pub(crate) fn remove(self) {
+    fn drop(&mut self) {
         let roots = self.directory.join("roots");
         for root in fs::read_dir(&roots).into_iter().flatten().flatten() {
             let _ = fs::remove_dir(root.path());
@@ -55,9 +63,18 @@ impl Owner {
     }
 }
 
-fn listen(number: u32) -> io::Result<UnixListener> {
-    use std::os::{linux::net::SocketAddrExt, unix::net::SocketAddr};
-    let user = rustix::process::getuid().as_raw();
-    let name = format!("hearth-sandbox-{user}-{number}");
-    UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)
+/// Takes the name of a number. Anybody on the host may bind any name, so one that another user
+/// holds means nothing, and the file has to do.
+fn listen(number: u32) -> io::Result<Option<UnixListener>> {
+    let user = rustix::process::getuid();
+    let name = format!("hearth-sandbox-{}-{number}", user.as_raw());
+    let address = SocketAddr::from_abstract_name(name)?;
+    match UnixListener::bind_addr(&address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let holder = UnixStream::connect_addr(&address)
+                .and_then(|stream| Ok(sockopt::socket_peercred(&stream)?.uid));
+            if holder.is_ok_and(|holder| holder == user) { Err(error) } else { Ok(None) }
+        }
+        bound => bound.map(Some),
+    }
 }

@@ -267,9 +267,11 @@ async fn instances_do_not_see_each_other(lab: Lab) -> Outcome {
     let first = lab.script(&id("first"), "echo mine > /tmp/mine; echo ready; sleep 1000");
     let mut output = lab.launch(&first).await;
     assert_eq!(output.line().await, "ready");
-    let script = "ls /tmp /dev/shm /run/hearth; ls /proc | grep -c '^[0-9]'";
+    let script = "cut -d: -f3 /proc/self/cgroup | grep hearth; ls /tmp /dev/shm /run/hearth; \
+        ls /proc | grep -c '^[0-9]'";
     let (seen, _) = lab.run(&lab.script(&id("second"), script)).await;
     assert!(!seen.contains("mine"), "{seen}");
+    assert!(!seen.contains("hearth/"), "its groups' place is not its business: {seen}");
     // Init, the shell, `ls` and `grep`.
     assert!(seen.trim_end().ends_with('4'), "{seen}");
     if is_root() {
