@@ -30,6 +30,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if probe.is_enough() {
         return Ok(());
     }
-    let message = "the adapter `sandbox` cannot run here; `--adapter process` can, without isolation";
+    let message =
+        "the adapter `sandbox` cannot run here; `--adapter process` can, without isolation";
     Err(Fatal::new(Failure::Unavailable, message).into())
 }

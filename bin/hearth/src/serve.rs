@@ -344,7 +344,9 @@ async fn prepare(
         source::give_to(&artifact, FUNCTION_USER).context("could not hand over the code")?;
     }
     let server = data.path().join("server");
-    catalogue.write_server(runtime, &server).context("could not write the runtime's files")?;
+    catalogue
+        .write_server(runtime, &interpreter, &server)
+        .context("could not write the runtime's files")?;
     telemetry.append("prepare", installing.elapsed())?;
 
     let template = template(arguments, runtime, &interpreter, server);

@@ -29,13 +29,18 @@ class FunctionCode {
     this.#file = path.resolve(directory, entrypoint);
   }
 
+  /** Whether the entrypoint is one of the function's own files. */
+  #isWithin() {
+    return this.#file.startsWith(this.#directory + path.sep);
+  }
+
   /**
    * Loads the entrypoint and returns its function.
    *
    * @throws {LoadFailure}
    */
   async load() {
-    if (!isFile(this.#file)) {
+    if (!this.#isWithin() || !isFile(this.#file)) {
       const message = `Failed to load entrypoint, file ${this.#entrypoint} does not exist.`;
       throw new LoadFailure(Reason.NO_FILE, message);
     }

@@ -30,6 +30,7 @@ test('code that cannot be loaded is explained', async (t) => {
   for (const [files, reason, message, entrypoint = 'index.js'] of [
     [{}, 1, /^Failed to load entrypoint, file index\.js does not exist\.$/],
     [{ 'index.js': '' }, 1, /^Failed to load entrypoint, file index does not exist\.$/, 'index'],
+    [{}, 1, /^Failed to load entrypoint, file \.\.\/\.\.\/\.\.\/etc\/passwd does not exist\.$/, '../../../etc/passwd'],
     [{ 'index.js/x': '' }, 1, /^Failed to load entrypoint, file index\.js does not exist\.$/],
     [{ 'index.js': 'exports.run = () => {}' }, 2, SIGNATURE],
     [{ 'index.js': 'export default 1', ...module }, 2, SIGNATURE],
