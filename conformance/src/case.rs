@@ -144,7 +144,6 @@ impl Case {
             arguments: file.server.arguments,
             environment: file.server.environment,
             entrypoint: file.server.entrypoint,
-            source: None,
         };
         let request = file.request.build()?;
         Ok(Some(Self { name: name.to_owned(), settings, request, expected }))

@@ -180,7 +180,7 @@ impl Connection {
     /// Reads what precedes a body.
     pub fn head(&mut self) -> anyhow::Result<Head> {
         let line = self.line().context("no status line")?;
-        let status = line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3));
+        let status = line.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5));
         let status = status.with_context(|| format!("not a status line: {line:?}"))?.parse()?;
         let mut headers = Vec::new();
         loop {

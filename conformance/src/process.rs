@@ -29,6 +29,11 @@ impl Process {
         Self::of(self.pid).as_ref() == Some(self)
     }
 
+    /// Whether nothing at all is left of it; its sockets are closed then.
+    pub fn is_gone(&self) -> bool {
+        !self.is_alive() && !Path::new("/proc").join(self.pid.to_string()).exists()
+    }
+
     /// What it was started with.
     pub fn command_line(&self) -> String {
         let bytes = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();

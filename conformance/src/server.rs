@@ -67,8 +67,6 @@ pub struct Settings {
     pub environment: BTreeMap<String, String>,
     /// The entrypoint, if it is not the flavour's.
     pub entrypoint: Option<String>,
-    /// The function's folder, if it is not the flavour's.
-    pub source: Option<PathBuf>,
 }
 
 impl Settings {
@@ -95,12 +93,20 @@ impl Server {
     ///
     /// If it does not start; what it said is part of the message.
     pub fn start(flavour: &Flavour, settings: &Settings) -> Self {
-        Self::try_start(flavour, settings).expect("hearth starts")
+        Self::run(&mut serve(flavour, settings))
     }
 
-    fn try_start(flavour: &Flavour, settings: &Settings) -> anyhow::Result<Self> {
+    /// Runs a command that serves, with a folder for its logs.
+    ///
+    /// # Panics
+    ///
+    /// If it does not serve; what it said is part of the message.
+    pub fn run(command: &mut Command) -> Self {
+        Self::try_run(command).expect("hearth serves")
+    }
+
+    fn try_run(command: &mut Command) -> anyhow::Result<Self> {
         let scratch = Scratch::new();
-        let mut command = serve(flavour, settings);
         command.arg("--logs").arg(scratch.path().join("logs"));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let (output, errors) = (child.stdout.take(), child.stderr.take());
@@ -155,6 +161,13 @@ impl Server {
     /// The number of its process.
     pub fn pid(&self) -> u32 {
         lock(&self.child).id()
+    }
+
+    /// The workers of its instances, bound or not.
+    pub fn workers(&self) -> Vec<Process> {
+        let mut descendants = self.process.descendants();
+        descendants.retain(|process| process.command_line().contains("/src/worker."));
+        descendants
     }
 
     /// A new connection.
@@ -229,11 +242,10 @@ impl Drop for Server {
     }
 }
 
-/// `hearth serve` with everything but what depends on the run.
-pub fn serve(flavour: &Flavour, settings: &Settings) -> Command {
+/// `hearth serve` for a flavour.
+fn serve(flavour: &Flavour, settings: &Settings) -> Command {
     let mut command = hearth();
-    let source = settings.source.clone().unwrap_or_else(|| flavour.folder());
-    command.arg("serve").arg(source).args(["--listen", "127.0.0.1:0"]);
+    command.arg("serve").arg(flavour.folder()).args(["--listen", "127.0.0.1:0"]);
     command.args(["--runtime", &flavour.runtime, "--adapter", &adapter()]);
     let named = flavour.is_named.then_some(&flavour.entrypoint);
     if let Some(entrypoint) = settings.entrypoint.as_ref().or(named) {

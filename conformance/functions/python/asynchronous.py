@@ -13,11 +13,13 @@ async def wait(event):
 
 
 async def run(generator):
-    while True:
-        try:
+    try:
+        while True:
             await wait(next(generator))
-        except StopIteration as end:
-            return end.value
+    except StopIteration as end:
+        return end.value
+    finally:
+        generator.close()
 
 
 async def stream(pieces):

@@ -70,7 +70,11 @@ def script(context):
         if name == "wait":
             place = gate(rest[0])
             place.reached.set()
-            yield place.opened
+            try:
+                yield place.opened
+            except GeneratorExit:
+                gate(rest[0] + " left").reached.set()
+                raise
             continue
         result = STEPS[name](context, *rest)
         if name in ("reply", "return"):

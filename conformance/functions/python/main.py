@@ -12,11 +12,13 @@ def wait(event):
 
 
 def run(generator):
-    while True:
-        try:
+    try:
+        while True:
             wait(next(generator))
-        except StopIteration as end:
-            return end.value
+    except StopIteration as end:
+        return end.value
+    finally:
+        generator.close()
 
 
 def stream(pieces):

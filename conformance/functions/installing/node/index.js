@@ -1,0 +1,5 @@
+'use strict';
+
+const greeting = require('greeting');
+
+module.exports = ({ res }) => res.text(greeting);

@@ -1,0 +1,5 @@
+from conformance_greeting import GREETING
+
+
+def main(context):
+    return context.res.text(GREETING)

@@ -1,0 +1,178 @@
+//! The command line: what is told from the source, and mistakes, which have a code and a remedy.
+
+use std::{
+    fs,
+    io::Read,
+    process::{Command, Stdio},
+};
+
+use conformance::{
+    client::Request,
+    flavour::Flavour,
+    on_each_runtime,
+    server::{Scratch, Server, Settings, adapter, hearth},
+    wait,
+};
+
+const USAGE: i32 = 64;
+const UNAVAILABLE: i32 = 69;
+
+/// Runs a command that should end by itself; returns its code and standard error.
+fn ended(command: &mut Command) -> (Option<i32>, String) {
+    let command = command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("hearth starts");
+    let mut status = None;
+    wait::until("hearth has ended by itself", || {
+        status = child.try_wait().expect("it is our child");
+        status.is_some()
+    });
+    let mut errors = String::new();
+    let mut pipe = child.stderr.take().expect("it was asked for");
+    pipe.read_to_string(&mut errors).expect("text");
+    (status.and_then(|status| status.code()), errors)
+}
+
+fn serve(arguments: &[&str]) -> Command {
+    let mut command = hearth();
+    command.args(["serve", "--listen", "127.0.0.1:0", "--adapter", &adapter()]).args(arguments);
+    command
+}
+
+/// Serves a folder and says no more than that.
+fn assert_detected(source: &Scratch, expected: &str) {
+    let mut command = serve(&[&source.path().display().to_string()]);
+    let server = Server::run(&mut command);
+    let response = server.call(&Request::action("entrypoint"));
+    assert_eq!((response.status(), response.text().as_str()), (200, expected));
+}
+
+fn folder_with(files: &[(&str, &str)]) -> Scratch {
+    let scratch = Scratch::new();
+    for (name, text) in files {
+        let path = scratch.path().join(name);
+        fs::create_dir_all(path.parent().expect("it is in a folder")).expect("a folder");
+        fs::write(path, text).expect("a file");
+    }
+    scratch
+}
+
+const SCRIPT: &str = "module.exports = ({ res }) => res.text('found');";
+const MODULE: &str = "export default ({ res }) => res.text('found');";
+const PYTHON: &str = "def main(context):\n    return context.res.text('found')\n";
+
+#[test]
+fn a_runtime_and_an_entrypoint_are_told_from_the_source() {
+    for (runtime, file, text) in [
+        ("node", "index.js", SCRIPT),
+        ("node", "src/index.js", SCRIPT),
+        ("node", "index.mjs", MODULE),
+        ("python", "main.py", PYTHON),
+        ("python", "src/main.py", PYTHON),
+    ] {
+        if Flavour::of(runtime).is_some() {
+            assert_detected(&folder_with(&[(file, text)]), "found");
+        }
+    }
+}
+
+#[test]
+fn a_folder_of_no_known_kind_is_a_mistake() {
+    let folder = folder_with(&[("notes.txt", "")]);
+    let (code, said) = ended(&mut serve(&[&folder.path().display().to_string()]));
+    assert_eq!(code, Some(USAGE), "{said}");
+    assert!(said.contains("--runtime"), "{said}");
+}
+
+#[test]
+fn a_missing_folder_is_a_mistake() {
+    let (code, said) = ended(&mut serve(&["/no/such/folder"]));
+    assert_eq!(code, Some(USAGE), "{said}");
+    assert!(said.contains("/no/such/folder"), "{said}");
+}
+
+#[test]
+fn an_unknown_runtime_is_a_mistake() {
+    let folder = folder_with(&[("index.js", SCRIPT)]);
+    let path = folder.path().display().to_string();
+    let (code, said) = ended(&mut serve(&[&path, "--runtime", "cobol"]));
+    assert_eq!(code, Some(USAGE), "{said}");
+    assert!(said.contains("cobol") && said.contains("node"), "the known ones are listed: {said}");
+}
+
+#[test]
+fn a_folder_without_an_entrypoint_is_a_mistake() {
+    let folder = folder_with(&[("requirements.txt", "")]);
+    let (code, said) = ended(&mut serve(&[&folder.path().display().to_string()]));
+    assert_eq!(code, Some(USAGE), "{said}");
+    assert!(said.contains("main.py") && said.contains("--entrypoint"), "{said}");
+}
+
+#[test]
+fn wrong_arguments_are_mistakes() {
+    let folder = folder_with(&[("index.js", SCRIPT)]);
+    let path = folder.path().display().to_string();
+    for wrong in [
+        &["--memory", "lots"][..],
+        &["--memory", "1KiB"],
+        &["--cpus", "none"],
+        &["--env", "NOVALUE"],
+        &["--env", "=x"],
+        &["--spares", "257"],
+        &["--network", "everything"],
+        &["--nonsense"],
+    ] {
+        let (code, said) = ended(serve(&[&path]).args(wrong));
+        assert_eq!(code, Some(USAGE), "{wrong:?}: {said}");
+        assert!(said.contains(wrong[0]), "{wrong:?}: {said}");
+    }
+}
+
+#[test]
+fn production_refuses_an_adapter_that_does_not_isolate() {
+    let folder = folder_with(&[("index.js", SCRIPT)]);
+    let path = folder.path().display().to_string();
+    let mut command = hearth();
+    let (code, said) =
+        ended(command.args(["serve", &path, "--production", "--adapter", "process"]));
+    assert_eq!(code, Some(USAGE), "{said}");
+    assert!(said.contains("sandbox"), "{said}");
+}
+
+#[test]
+fn a_taken_port_is_named() {
+    let server = Server::usual(Flavour::any());
+    let (taken, path) = (server.address().to_string(), Flavour::any().folder());
+    let mut command = hearth();
+    command.arg("serve").arg(path).args(["--adapter", &adapter(), "--listen", &taken]);
+    let (code, said) = ended(&mut command);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(&taken), "{said}");
+}
+
+#[test]
+fn enforced_headers_that_are_none_are_reported() {
+    let mut settings = Settings::default();
+    settings.environment.insert("OPEN_RUNTIMES_HEADERS".into(), "nonsense".into());
+    let server = Server::start(Flavour::any(), &settings);
+    server.process().signal("TERM");
+    assert!(server.errors().contains("OPEN_RUNTIMES_HEADERS"));
+}
+
+on_each_runtime! {
+    fn a_version_that_is_there_can_be_asked_for(flavour: &Flavour) {
+        for version in flavour.versions() {
+            let runtime = format!("{}-{version}", flavour.runtime);
+            let path = flavour.folder().display().to_string();
+            let server = Server::run(&mut serve(&[&path, "--runtime", &runtime]));
+            assert_eq!(server.call(&Request::action("entrypoint")).status(), 200, "{runtime}");
+        }
+    }
+
+    fn a_version_that_is_missing_is_what_the_machine_lacks(flavour: &Flavour) {
+        let runtime = format!("{}-1.2", flavour.runtime);
+        let path = flavour.folder().display().to_string();
+        let (code, said) = ended(&mut serve(&[&path, "--runtime", &runtime]));
+        assert_eq!(code, Some(UNAVAILABLE), "{said}");
+        assert!(said.contains("get it:"), "{said}");
+    }
+}
