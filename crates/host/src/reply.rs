@@ -16,8 +16,15 @@ use protocol::{Body, BodyError, BodyStream, CallLog, LogStream, Reply};
 
 use crate::control::RESERVED_PREFIX;
 
-/// Turns a function's reply into a response. What cannot be sent is reported to `complain`.
-pub(crate) fn response(reply: Reply, log: Option<Arc<dyn CallLog>>) -> Response<ReplyBody> {
+/// Returns when nobody will read the rest of a body.
+pub(crate) type Gone = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Turns a function's reply into a response. What cannot be sent is reported to the log.
+pub(crate) fn response(
+    reply: Reply,
+    log: Option<Arc<dyn CallLog>>,
+    gone: impl FnOnce() -> Gone,
+) -> Response<ReplyBody> {
     let complain = |text: &str| {
         if let Some(log) = &log {
             log.write(LogStream::Error, text);
@@ -28,7 +35,7 @@ pub(crate) fn response(reply: Reply, log: Option<Arc<dyn CallLog>>) -> Response<
         return empty(StatusCode::INTERNAL_SERVER_ERROR);
     };
     let headers = response_headers(&reply.headers, complain);
-    let mut response = Response::new(ReplyBody::new(reply.body, status, log));
+    let mut response = Response::new(ReplyBody::new(reply.body, status, log, gone));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
@@ -111,22 +118,50 @@ fn content_type(given: &str) -> String {
 /// A response's body: there as a whole, or coming.
 pub(crate) struct ReplyBody {
     first: Option<Bytes>,
-    rest: Option<BodyStream>,
+    rest: Option<Rest>,
+}
+
+/// What is still coming, as long as somebody wants it.
+struct Rest {
+    stream: BodyStream,
+    gone: Gone,
     log: Option<Arc<dyn CallLog>>,
 }
 
 impl ReplyBody {
-    fn new(body: Body, status: StatusCode, log: Option<Arc<dyn CallLog>>) -> Self {
+    fn new(
+        body: Body,
+        status: StatusCode,
+        log: Option<Arc<dyn CallLog>>,
+        gone: impl FnOnce() -> Gone,
+    ) -> Self {
         // RFC 9110, 6.4.1: these have no content.
         if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
             return Self::whole(Bytes::new());
         }
-        let log = log.filter(|_| body.rest.is_some());
-        Self { first: Some(body.first).filter(|first| !first.is_empty()), rest: body.rest, log }
+        let rest = body.rest.map(|stream| Rest { stream, gone: gone(), log });
+        Self { rest, ..Self::whole(body.first) }
     }
 
     fn whole(bytes: Bytes) -> Self {
-        Self { first: Some(bytes).filter(|bytes| !bytes.is_empty()), rest: None, log: None }
+        Self { first: Some(bytes).filter(|bytes| !bytes.is_empty()), rest: None }
+    }
+}
+
+impl Rest {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        match self.stream.as_mut().poll_next(cx) {
+            Poll::Ready(part) => {
+                if let (Some(Err(error)), Some(log)) = (&part, &self.log) {
+                    log.write(LogStream::Error, &error.to_string());
+                }
+                Poll::Ready(part)
+            }
+            Poll::Pending => {
+                std::task::ready!(self.gone.as_mut().poll(cx));
+                Poll::Ready(Some(Err(BodyError("the client is gone".into()))))
+            }
+        }
     }
 }
 
@@ -142,16 +177,10 @@ impl HttpBody for ReplyBody {
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
         let Some(rest) = self.rest.as_mut() else { return Poll::Ready(None) };
-        let part = std::task::ready!(rest.as_mut().poll_next(cx));
-        match &part {
-            Some(Ok(_)) => {}
-            Some(Err(error)) => {
-                if let Some(log) = self.log.take() {
-                    log.write(LogStream::Error, &error.to_string());
-                }
-                self.rest = None;
-            }
-            None => self.rest = None,
+        let part = std::task::ready!(rest.poll_next(cx));
+        if !matches!(part, Some(Ok(_))) {
+            // Dropping what is left cancels its call.
+            self.rest = None;
         }
         Poll::Ready(part.map(|part| part.map(Frame::data)))
     }

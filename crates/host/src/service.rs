@@ -22,13 +22,15 @@ use crate::{
     client,
     control::{self, EnforcedHeaders, LOG_ID, Secret},
     log::{LogIds, Logs},
-    reply::{self, ReplyBody},
+    reply::{self, Gone, ReplyBody},
     request,
 };
 
 /// The most bytes of a request's body (specification, 1.5).
 pub const MAX_BODY: usize = 20 << 20;
 
+/// The most bytes of a request's target and headers (docs/protocols/worker.md).
+const MAX_HEAD: usize = 64 << 10;
 /// The most bytes of a refused body that are read so that the client sees the refusal.
 const MAX_DISCARDED: usize = 256 << 20;
 /// The longest timeout: beyond it, clocks overflow.
@@ -90,7 +92,7 @@ impl Service {
     pub(crate) async fn answer(
         &self,
         request: Request<Incoming>,
-        socket: &TcpStream,
+        socket: &Arc<TcpStream>,
     ) -> HttpResponse {
         match request.uri().path() {
             "/__opr/health" => return reply::text(StatusCode::OK, "OK"),
@@ -121,6 +123,11 @@ impl Service {
     /// Checks what a caller must get right, before any log file exists.
     fn control(&self, request: &Request<Incoming>) -> Result<Control, Box<HttpResponse>> {
         let headers = request.headers();
+        if head_size(request) > MAX_HEAD {
+            let why = "Request target and headers are larger than the limit of 64 KiB.";
+            let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+            return Err(Box::new(reply::text(status, why)));
+        }
         let refuse = |status, text: String| Box::new(reply::text(status, text));
         let allowed = control::timeout(headers).map_err(|_| {
             let text =
@@ -149,7 +156,7 @@ impl Service {
         &self,
         request: Request<Incoming>,
         Control { deadline, log_id }: Control,
-        socket: &TcpStream,
+        socket: &Arc<TcpStream>,
     ) -> HttpResponse {
         let log = log_id.as_ref().map(|id| self.config.logs.open(id));
         let (parts, body) = request.into_parts();
@@ -172,20 +179,26 @@ impl Service {
         &self,
         call: Call,
         log: Option<Arc<dyn CallLog>>,
-        socket: &TcpStream,
+        socket: &Arc<TcpStream>,
     ) -> HttpResponse {
+        let grace = self.config.half_closed_grace;
         let outcome = tokio::select! {
             biased;
             outcome = self.backend.call(call) => outcome,
             // Nobody will read the answer; dropping the call cancels it.
-            () = client::gone(socket, self.config.half_closed_grace) => {
+            () = client::gone(socket, grace) => {
                 let mut response = reply::empty(StatusCode::REQUEST_TIMEOUT);
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 return response;
             }
         };
         match outcome {
-            Ok(reply) => reply::response(reply, log),
+            Ok(reply) => {
+                let socket = socket.clone();
+                let gone =
+                    || -> Gone { Box::pin(async move { client::gone(&socket, grace).await }) };
+                reply::response(reply, log, gone)
+            }
             Err(error) => failure(&error, log.as_deref()),
         }
     }
@@ -222,6 +235,12 @@ impl Service {
         }
         Ok(gathered.freeze())
     }
+}
+
+fn head_size(request: &Request<Incoming>) -> usize {
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    let headers = request.headers().iter();
+    target + headers.map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>()
 }
 
 async fn discard(mut body: Incoming, pause: Duration) {
