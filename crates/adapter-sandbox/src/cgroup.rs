@@ -13,7 +13,7 @@ use std::{
 };
 
 use model::Limits;
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{Access, Mode, OFlags, open};
 
 /// The three that instances are limited by.
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
@@ -314,7 +314,7 @@ impl<'a> Mounted<'a> {
 
 impl Place {
     fn is_usable(&self, controller: &str) -> bool {
-        let is_writable = rustix::fs::access(&self.directory, rustix::fs::Access::WRITE_OK).is_ok();
+        let is_writable = rustix::fs::access(&self.directory, Access::WRITE_OK).is_ok();
         is_writable && (self.version == Version::V1 || has_controller(&self.directory, controller))
     }
 
@@ -326,6 +326,8 @@ impl Place {
             self.delegate(controller)?;
         }
         fs::create_dir_all(&directory)?;
+        // It may be there because another user has the same number.
+        rustix::fs::access(&directory, Access::WRITE_OK)?;
         if self.version == Version::V2 {
             enable(&common, controller)?;
             enable(&directory, controller)?;

@@ -100,6 +100,18 @@ impl Firewall {
     }
 }
 
+/// Whether somebody else's rules drop what instances send on its way out, as Docker's do. Every
+/// table on a hook must agree, so ours cannot allow it.
+pub(crate) fn is_forwarding_dropped() -> bool {
+    let Some(program) = Firewall::program() else { return false };
+    let output = Command::new(program).args(["list", "chains"]).env_clear().output();
+    output.is_ok_and(|output| drops_forwarded(&String::from_utf8_lossy(&output.stdout)))
+}
+
+fn drops_forwarded(chains: &str) -> bool {
+    chains.lines().any(|line| line.contains("hook forward") && line.contains("policy drop"))
+}
+
 fn run(rules: &str) -> io::Result<()> {
     let program = Firewall::program().ok_or(io::ErrorKind::NotFound)?;
     let mut child = Command::new(program)
@@ -118,4 +130,22 @@ fn run(rules: &str) -> io::Result<()> {
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(io::Error::other(format!("nft: {}", said.lines().next().unwrap_or("no reason given"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_drops_what_is_forwarded_is_noticed() {
+        let chains = |policy| {
+            format!(
+                "table ip filter {{\n\tchain INPUT {{\n\t\ttype filter hook input priority filter; \
+                 policy drop;\n\t}}\n\tchain FORWARD {{\n\t\ttype filter hook forward priority \
+                 filter; policy {policy};\n\t}}\n}}\n"
+            )
+        };
+        assert!(drops_forwarded(&chains("drop")));
+        assert!(!drops_forwarded(&chains("accept")));
+    }
 }

@@ -12,9 +12,9 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
-    fs, io,
+    io,
     os::fd::{AsFd, OwnedFd},
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
     rc::Rc,
     time::Duration,
@@ -24,7 +24,6 @@ use model::{InstanceId, LaunchSpec};
 use rustix::{
     event::{Timespec, epoll},
     process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid},
-    thread::{CapabilitySet, UnshareFlags},
 };
 
 use crate::{
@@ -32,14 +31,18 @@ use crate::{
     fault::{Fault, Step},
     launch::{Launched, Workshop, show_artifact},
     nameservers::Nameservers,
-    network::{self, Networks},
-    owner::{self, Owner},
+    network::Networks,
+    owner::Owner,
     seccomp::Filters,
     sys,
     template::Templates,
     views::Views,
-    wire::{self, Abilities, Event, Order, Report, Request, Settings, Status},
+    wire::{self, Event, Order, Report, Request, Status},
 };
+
+mod setup;
+
+pub(crate) use setup::{ABSTRACT_SOCKETS, is_root};
 
 /// The descriptor of the socket to the daemon.
 const DAEMON: i32 = 3;
@@ -48,9 +51,6 @@ const DAEMON: i32 = 3;
 /// to containers (`/etc/subuid`) and to systemd's dynamic services.
 const FIRST_USER: u32 = 0x7000_0000;
 const USERS_OF_AN_OWNER: u32 = 1 << 16;
-
-/// The version of Landlock that knows abstract sockets.
-pub(crate) const ABSTRACT_SOCKETS: i64 = 6;
 
 /// How often, and for how long, the removal of a cgroup that still has processes is tried again.
 const RELEASE_AGAIN: Duration = Duration::from_millis(5);
@@ -154,18 +154,18 @@ impl<'a> Launcher<'a> {
         };
         // A signal from the daemon's terminal is for the daemon, which stops the launcher in turn.
         rustix::process::setsid().step("leave the daemon's session")?;
-        let owner = take_ownership(&settings)?;
+        let owner = setup::take_ownership(&settings)?;
         let groups = Groups::find(&owner.number.to_string());
         groups.clear();
-        let is_root = is_root();
+        let is_root = setup::is_root();
         if !is_root {
-            become_root_of_own_namespace().step("make a user namespace")?;
+            setup::become_root_of_own_namespace().step("make a user namespace")?;
         }
         let place = owner.directory.join("bare");
-        make_directory(&place).step("make a directory")?;
+        setup::make_directory(&place).step("make a directory")?;
         let views = Views::enter(&place).step("make a mount namespace")?;
         let roots = owner.directory.join("roots");
-        make_directory(&roots).step("make a directory")?;
+        setup::make_directory(&roots).step("make a directory")?;
         let nameservers = Nameservers::of_host();
         let workshop = Workshop {
             views,
@@ -188,41 +188,12 @@ impl<'a> Launcher<'a> {
             buffer,
         };
         launcher.listen(launcher.daemon, Source::Daemon).step("listen to the daemon")?;
-        launcher.tell(&Event::Ready(launcher.abilities()));
+        launcher.tell(&Event::Ready(setup::abilities(&launcher.workshop)));
         if launcher.workshop.networks.has_enabled_forwarding {
             let text = "the host forwards IPv4 packets from now on (net.ipv4.ip_forward)";
             launcher.tell(&Event::Notice(text.into()));
         }
         Ok(launcher)
-    }
-
-    fn abilities(&self) -> Abilities {
-        let no_egress = self.workshop.networks.no_egress.clone();
-        let mut weaknesses = Vec::new();
-        let missing = self.workshop.groups.missing();
-        if !missing.is_empty() {
-            weaknesses.push(format!(
-                "no cgroups for {}: memory and processes are limited for each process by itself, \
-                 processor time is not, and running out of memory is not reported as such",
-                missing.join(", ")
-            ));
-        }
-        if self.workshop.first_user.is_none() {
-            weaknesses.push(
-                "not root: all instances are the same user on the host, with your groups".into(),
-            );
-        }
-        if let Some(why) = &no_egress {
-            weaknesses.push(format!("no egress network: {why}"));
-        }
-        if sys::landlock_version() < ABSTRACT_SOCKETS {
-            weaknesses.push(
-                "Landlock cannot scope abstract sockets (Linux 6.12 can): an instance with the \
-                 host's network can connect to the host's abstract sockets"
-                    .into(),
-            );
-        }
-        Abilities { weaknesses, no_egress }
     }
 
     fn listen(&self, to: impl AsFd, source: Source) -> io::Result<()> {
@@ -537,47 +508,4 @@ fn reap(launched: &Launched) -> Status {
         },
         None => Status::Unknown,
     }
-}
-
-pub(crate) fn is_root() -> bool {
-    let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::SETUID | CapabilitySet::SETGID;
-    let has = rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(needed));
-    rustix::process::geteuid().is_root() && has
-}
-
-fn become_root_of_own_namespace() -> io::Result<()> {
-    let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    sys::unshare(UnshareFlags::NEWUSER)?;
-    // Whoever could leave a group could see what its members are denied.
-    fs::write("/proc/self/setgroups", "deny")?;
-    fs::write("/proc/self/uid_map", format!("0 {user} 1"))?;
-    fs::write("/proc/self/gid_map", format!("0 {group} 1"))
-}
-
-/// Takes the first free number, and removes what dead owners left behind.
-fn take_ownership(settings: &Settings) -> Result<Owner, Fault> {
-    make_directory(&settings.state).step(format!("make {}", settings.state.display()))?;
-    let mut ours = None;
-    let mut refusal = io::Error::from(io::ErrorKind::ResourceBusy);
-    for number in 0..owner::MOST {
-        if ours.is_some() && !settings.state.join(number.to_string()).exists() {
-            continue;
-        }
-        match Owner::take(&settings.state, number) {
-            Ok(owner) if ours.is_none() => ours = Some(owner),
-            Ok(dead) => {
-                let groups = Groups::find(&dead.number.to_string());
-                groups.clear();
-                groups.remove();
-                network::clear(dead.number);
-            }
-            Err(error) => refusal = error,
-        }
-    }
-    ours.ok_or(refusal).step(format!("take one of {} owner numbers", owner::MOST))
-}
-
-fn make_directory(path: &PathBuf) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }

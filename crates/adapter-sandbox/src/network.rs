@@ -26,7 +26,8 @@ use crate::{
     wire::Settings,
 };
 
-const INTERFACES: &str = "hth";
+/// The beginning of the names of all interfaces that instances are connected to.
+pub(crate) const INTERFACES: &str = "hth";
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 
 /// Where interface numbers of ours begin: far above what the kernel gives out by itself.

@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     Test,
-    lab::{Directory, Lab, Outcome, config, id, until},
+    lab::{Directory, Lab, Outcome, config, id, is_root, until},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -105,8 +105,20 @@ fn is_alive(pid: u32) -> bool {
     !status.is_empty() && !status.contains("State:\tZ")
 }
 
-/// What carries the number of an owner on this host.
+/// What is left of an owner on this host.
 fn traces(owner: &str, directory: &Path) -> Vec<String> {
+    // What only root can make carries the number of an owner that is root.
+    let mut traces = if is_root() { traces_of_root(owner) } else { Vec::new() };
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("readable");
+    let place = directory.display().to_string();
+    traces.extend(mounts.lines().filter(|line| line.contains(&place)).map(Into::into));
+    if directory.join("state").join(owner).exists() {
+        traces.push(format!("{place}/state/{owner}"));
+    }
+    traces
+}
+
+fn traces_of_root(owner: &str) -> Vec<String> {
     let mut traces = Vec::new();
     for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
         let group = hierarchy.path().join("hearth").join(owner);
@@ -114,19 +126,13 @@ fn traces(owner: &str, directory: &Path) -> Vec<String> {
             traces.push(group.display().to_string());
         }
     }
-    let devices = fs::read_to_string("/proc/net/dev").unwrap_or_default();
+    let devices = fs::read_to_string("/proc/net/dev").expect("readable");
     let prefix = format!("hth{owner}n");
     traces.extend(devices.lines().filter(|line| line.trim().starts_with(&prefix)).map(Into::into));
     if let Ok(output) = Command::new("/usr/sbin/nft").args(["list", "tables"]).output() {
         let tables = String::from_utf8_lossy(&output.stdout).into_owned();
         let table = format!("hearth_{owner}");
         traces.extend(tables.lines().filter(|line| line.ends_with(&table)).map(Into::into));
-    }
-    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("readable");
-    let place = directory.display().to_string();
-    traces.extend(mounts.lines().filter(|line| line.contains(&place)).map(Into::into));
-    if directory.join("state").join(owner).exists() {
-        traces.push(format!("{place}/state/{owner}"));
     }
     traces
 }

@@ -1,0 +1,98 @@
+//! What a launcher does before its first launch.
+
+use std::{fs, io, path::Path};
+
+use rustix::thread::{CapabilitySet, UnshareFlags};
+
+use crate::{
+    cgroup::Groups,
+    fault::{Fault, Step},
+    firewall,
+    launch::Workshop,
+    network::{self, INTERFACES},
+    owner::{self, Owner},
+    sys,
+    wire::{Abilities, Settings},
+};
+
+/// The version of Landlock that knows abstract sockets.
+pub(crate) const ABSTRACT_SOCKETS: i64 = 6;
+
+/// What holds here, and what does not.
+pub(super) fn abilities(workshop: &Workshop) -> Abilities {
+    let no_egress = workshop.networks.no_egress.clone();
+    let mut weaknesses = Vec::new();
+    let missing = workshop.groups.missing();
+    if !missing.is_empty() {
+        weaknesses.push(format!(
+            "no cgroups for {}: memory and processes are limited for each process by itself, \
+             processor time is not, and running out of memory is not reported as such",
+            missing.join(", ")
+        ));
+    }
+    if workshop.first_user.is_none() {
+        weaknesses
+            .push("not root: all instances are the same user on the host, with your groups".into());
+    }
+    match &no_egress {
+        Some(why) => weaknesses.push(format!("no egress network: {why}")),
+        None if firewall::is_forwarding_dropped() => weaknesses.push(format!(
+            "another firewall on this host drops forwarded packets, those of instances among them: \
+             let it accept what comes from and goes to interfaces named `{INTERFACES}*` (with \
+             Docker: in its chain DOCKER-USER)"
+        )),
+        None => {}
+    }
+    if sys::landlock_version() < ABSTRACT_SOCKETS {
+        weaknesses.push(
+            "Landlock cannot scope abstract sockets (Linux 6.12 can): an instance with the \
+             host's network can connect to the host's abstract sockets"
+                .into(),
+        );
+    }
+    Abilities { weaknesses, no_egress }
+}
+
+/// Whether the launcher may do everything by itself. Root in a container often may not.
+pub(crate) fn is_root() -> bool {
+    let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::SETUID | CapabilitySet::SETGID;
+    let has = rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(needed));
+    rustix::process::geteuid().is_root() && has
+}
+
+pub(super) fn become_root_of_own_namespace() -> io::Result<()> {
+    let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    sys::unshare(UnshareFlags::NEWUSER)?;
+    // Whoever could leave a group could see what its members are denied.
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("0 {user} 1"))?;
+    fs::write("/proc/self/gid_map", format!("0 {group} 1"))
+}
+
+/// Takes the first free number, and removes what dead owners left behind.
+pub(super) fn take_ownership(settings: &Settings) -> Result<Owner, Fault> {
+    make_directory(&settings.state).step(format!("make {}", settings.state.display()))?;
+    let mut ours = None;
+    let mut refusal = io::Error::from(io::ErrorKind::ResourceBusy);
+    for number in 0..owner::MOST {
+        if ours.is_some() && !settings.state.join(number.to_string()).exists() {
+            continue;
+        }
+        match Owner::take(&settings.state, number) {
+            Ok(owner) if ours.is_none() => ours = Some(owner),
+            Ok(dead) => {
+                let groups = Groups::find(&dead.number.to_string());
+                groups.clear();
+                groups.remove();
+                network::clear(dead.number);
+            }
+            Err(error) => refusal = error,
+        }
+    }
+    ours.ok_or(refusal).step(format!("take one of {} owner numbers", owner::MOST))
+}
+
+pub(super) fn make_directory(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
