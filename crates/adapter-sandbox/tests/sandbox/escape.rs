@@ -174,12 +174,19 @@ async fn a_setuid_program_has_no_effect(lab: Lab) -> Outcome {
 }
 
 async fn the_init_cannot_be_disturbed(lab: Lab) -> Outcome {
-    let script = "for s in TERM INT HUP KILL STOP SEGV; do kill -$s 1; done 2>/dev/null; \
-        for f in mem environ maps fd/0 root/ cwd/; do \
-        head -c 1 /proc/1/$f >/dev/null 2>&1 && echo read $f; \
-        ls /proc/1/$f >/dev/null 2>&1 && test $f = root/ && echo listed $f; done; exit 3";
-    let (output, exit) = lab.run(&lab.script(&id("init"), script)).await;
-    assert_eq!(output, "");
+    // After the attach, when it has no more privileges than the worker.
+    let script = "until test -e src/function/main.txt; do sleep 0.01; done; sleep 0.05; \
+        for s in TERM INT HUP KILL STOP SEGV; do kill -$s 1; done 2>/dev/null; \
+        for f in mem environ maps auxv; do \
+        head -c 1 /proc/1/$f >/dev/null 2>&1 && echo read $f; done; \
+        ls /proc/1/root/ /proc/1/fd >/dev/null 2>&1 && echo listed; exit 3";
+    let spec = lab.script(&id("init"), script);
+    let output = lab.launch(&spec).await;
+    let attaching = lab.adapter.attaching().expect("can attach");
+    attaching.attach(&spec.id, &lab.artifact()).await.expect("attach");
+    let exit = lab.adapter.wait(&spec.id).await.expect("wait");
+    lab.stop(&spec.id).await;
+    assert_eq!(output.rest().await, "");
     assert_eq!(exit.status, ExitStatus::Code(3));
     Outcome::Passed
 }

@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::chown, os::unix::net::UnixListener};
 
 use adapter::Adapter;
-use model::{ExitStatus, InstanceSocket, paths};
+use model::{ExitStatus, InstanceSocket, Limits, paths};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
         Box::pin(the_socket_of_an_instance_is_its_own(lab))
     }),
     ("programs_outside_usr_can_be_shown", |lab| Box::pin(programs_outside_usr_can_be_shown(lab))),
+    ("interpreters_find_what_they_need", |lab| Box::pin(interpreters_find_what_they_need(lab))),
     ("a_killed_worker_is_reported", |lab| Box::pin(a_killed_worker_is_reported(lab))),
     ("orphans_are_collected", |lab| Box::pin(orphans_are_collected(lab))),
     ("bad_specifications_are_errors", |lab| Box::pin(bad_specifications_are_errors(lab))),
@@ -109,6 +110,34 @@ async fn programs_outside_usr_can_be_shown(lab: Lab) -> Outcome {
         lab.adapter.launch(&spec, None).await.expect_err("cannot be shown");
     }
     Outcome::Passed
+}
+
+async fn interpreters_find_what_they_need(lab: Lab) -> Outcome {
+    let node = "const os = require('os'), fs = require('fs');
+        fs.writeFileSync('/tmp/x', require('crypto').randomBytes(4));
+        new (require('worker_threads').Worker)('0', { eval: true });
+        console.log('works', os.hostname(), os.userInfo().username)";
+    let python =
+        "import hashlib, os, pwd, socket, ssl, subprocess, tempfile, threading, multiprocessing
+tempfile.mkstemp(); threading.Thread(target=print).start(); os.urandom(4)
+multiprocessing.Lock(); ssl.create_default_context()
+subprocess.run(['true'], check=True)
+print('works', socket.gethostname(), pwd.getpwuid(os.getuid()).pw_name)";
+    let mut found = 0;
+    for (program, flag, text) in
+        [("/usr/bin/node", "-e", node), ("/usr/bin/python3.11", "-c", python)]
+    {
+        if !std::path::Path::new(program).exists() {
+            println!("skipped: a part of interpreters_find_what_they_need: no {program}");
+            continue;
+        }
+        found += 1;
+        let mut spec = lab.spec(&id("interpreter"), &[program, flag, text]);
+        spec.limits = Limits::default();
+        let (output, exit) = lab.run(&spec).await;
+        assert!(output.ends_with("works hearth hearth\n"), "{program} {exit:?}: {output}");
+    }
+    if found == 0 { Outcome::Skipped("no interpreter in /usr/bin".into()) } else { Outcome::Passed }
 }
 
 async fn a_killed_worker_is_reported(lab: Lab) -> Outcome {
