@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
-        Arc, Mutex, OnceLock, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU32, Ordering},
         mpsc,
     },
@@ -233,12 +233,11 @@ impl Drop for Server {
         if self.process.is_alive() {
             self.process.signal("TERM");
         }
-        if !thread::panicking() {
-            self.wait_for_exit();
-        }
-        let child = self.child.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let has_ended = thread::panicking() || wait::comes(|| !self.process.is_alive());
+        let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
         let _ = child.kill();
         let _ = child.wait();
+        assert!(has_ended, "hearth did not end after SIGTERM");
     }
 }
 
@@ -311,6 +310,6 @@ impl Drop for Scratch {
 }
 
 /// A test that failed while it held a lock is reported by itself.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

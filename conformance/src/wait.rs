@@ -11,13 +11,18 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// # Panics
 ///
 /// If that takes longer than [`PATIENCE`].
-pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn until(what: &str, holds: impl FnMut() -> bool) {
+    assert!(comes(holds), "waited in vain until {what}");
+}
+
+/// Returns whether `holds` does within [`PATIENCE`], as soon as it does.
+pub(crate) fn comes(mut holds: impl FnMut() -> bool) -> bool {
     let attempts = PATIENCE.as_millis() / PAUSE.as_millis();
-    for _ in 0..attempts {
-        if holds() {
-            return;
+    (0..attempts).any(|_| {
+        let does_hold = holds();
+        if !does_hold {
+            thread::sleep(PAUSE);
         }
-        thread::sleep(PAUSE);
-    }
-    panic!("waited in vain until {what}");
+        does_hold
+    })
 }

@@ -103,6 +103,34 @@ on_each_runtime! {
     }
 }
 
+/// A queue has a size, and an answer for when it is full.
+#[test]
+fn one_call_too_many_is_told_so() {
+    const MOST_CALLS: usize = 1024;
+    let Some(flavour) = Flavour::of("node") else { return };
+    let server = Server::start(flavour, &Settings::default());
+    let script = json!([["wait", "full"], ["reply", "text", "done"]]);
+    let mut waiting: Vec<Connection> = Vec::new();
+    let refused = loop {
+        let mut connection = server.connect();
+        connection.send(&Request::script(&script).bytes()).expect("send");
+        waiting.push(connection);
+        if waiting.len() < MOST_CALLS {
+            continue;
+        }
+        let response = server.call(&Request::action("entrypoint"));
+        if response.status() == 503 {
+            break response;
+        }
+        assert!(waiting.len() < 2 * MOST_CALLS, "calls are accepted without a bound");
+    };
+    assert!(refused.text().contains(&MOST_CALLS.to_string()), "{}", refused.text());
+    drop(waiting);
+    wait::until("there is room again", || {
+        server.call(&Request::action("entrypoint")).status() == 200
+    });
+}
+
 fn kill_workers(server: &Server) {
     let workers = server.workers();
     assert!(!workers.is_empty(), "hearth has a worker");

@@ -111,6 +111,20 @@ on_each_runtime! {
 }
 
 #[test]
+fn idle_connections_do_not_hold_up_the_end() {
+    let server = Server::start(Flavour::any(), &Settings::default());
+    let mut used = server.connect();
+    used.call(&Request::action("entrypoint")).expect("a response");
+    let mut unused = server.connect();
+    // A connection that waits to be accepted would be refused instead of closed.
+    server.call(&Request::action("entrypoint"));
+    server.process().signal("TERM");
+    assert_eq!(server.wait_for_exit().code(), Some(0));
+    used.wait_for_close().expect("closed without a word");
+    unused.wait_for_close().expect("closed without a word");
+}
+
+#[test]
 fn timings_are_taken_and_shown() {
     let scratch = Scratch::new();
     let file = scratch.path().join("timings.txt");

@@ -116,6 +116,21 @@ fn refused_calls_leave_no_files() {
 }
 
 #[test]
+fn a_call_cannot_fill_the_disk() {
+    const MOST: usize = 5 << 20;
+    const NOTE: &str = "... Log cut: a call may write 5 MiB.\n";
+    let server = Server::usual(Flavour::any());
+    let line = "x".repeat(8000);
+    let mut script: Vec<_> = (0..MOST / line.len() + 10).map(|_| json!(["log", line])).collect();
+    script.push(json!(["error", "other file"]));
+    script.push(json!(["reply", "empty"]));
+    let response = server.call(&Request::script(&script.into()));
+    let (logs, errors) = server.log_of(&response);
+    assert!(logs.len() <= MOST + NOTE.len() && logs.ends_with(NOTE), "{} bytes", logs.len());
+    assert_eq!(errors, "other file\n");
+}
+
+#[test]
 fn a_log_id_that_is_used_again_has_a_log_that_grows() {
     let server = Server::usual(Flavour::any());
     let call = |text: &str| {
