@@ -10,6 +10,7 @@ use hyper_util::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
     time::timeout,
 };
 use tracing::{debug, warn};
@@ -71,6 +72,7 @@ impl Server {
         let service = Arc::new(Service::new(config, backend));
         let room = Arc::new(Semaphore::new(self.limits.connections));
         let graceful = GracefulShutdown::new();
+        let mut connections = JoinSet::new();
         // A timer that is set before all others wakes the event loop with a system call; with this
         // one always nearer, none of those that come and go with each request does.
         let mut nearest = tokio::time::interval(Duration::from_millis(500));
@@ -79,10 +81,13 @@ impl Server {
             let accepted = tokio::select! {
                 () = &mut stop => break,
                 _ = nearest.tick() => continue,
+                Some(_) = connections.join_next() => continue,
                 accepted = accept(&self.listener, &room) => accepted,
             };
             match accepted {
-                Ok((socket, place)) => self.serve(socket, place, &service, &graceful),
+                Ok((socket, place)) => {
+                    connections.spawn(self.serve(socket, place, &service, &graceful));
+                }
                 Err(error) => {
                     // Out of descriptors, most likely: some must be freed first.
                     warn!(%error, "could not accept a connection");
@@ -94,6 +99,8 @@ impl Server {
         if timeout(self.limits.drain_timeout, graceful.shutdown()).await.is_err() {
             warn!("calls were still running when the time to finish them was over");
         }
+        // Whatever still runs ends with its connection.
+        connections.shutdown().await;
     }
 
     fn serve(
@@ -102,7 +109,7 @@ impl Server {
         place: OwnedSemaphorePermit,
         service: &Arc<Service>,
         graceful: &GracefulShutdown,
-    ) {
+    ) -> impl Future<Output = ()> + Send + use<> {
         // Replies are written as a whole; waiting for more to send would only delay them.
         let _ = socket.set_nodelay(true);
         let socket = Arc::new(socket);
@@ -119,12 +126,12 @@ impl Server {
             .max_buf_size(64 << 10)
             .serve_connection(TokioIo::new(stream), answer);
         let connection = graceful.watch(connection);
-        tokio::spawn(async move {
+        async move {
             if let Err(error) = connection.await {
                 debug!(%error, "a connection ended early");
             }
             drop(place);
-        });
+        }
     }
 }
 
