@@ -52,6 +52,10 @@ const DAEMON: i32 = 3;
 const FIRST_USER: u32 = 0x7000_0000;
 const USERS_OF_AN_OWNER: u32 = 1 << 16;
 
+/// Without an event for this long nobody seems to be in a hurry, and networks may be made, each of
+/// which keeps the launcher busy for about as long.
+const QUIET: Duration = Duration::from_millis(1);
+
 /// How often, and for how long, the removal of a cgroup that still has processes is tried again.
 const RELEASE_AGAIN: Duration = Duration::from_millis(5);
 const RELEASE_AT_LAST: Duration = Duration::from_secs(10);
@@ -235,19 +239,17 @@ impl<'a> Launcher<'a> {
         }
     }
 
-    /// How long to wait for an event: not at all while there is something else to do.
+    /// How long to wait for an event, until there is something else to do.
     fn timeout(&self) -> Option<Timespec> {
-        if self.has_time() && self.workshop.networks.is_wanting() {
-            return Some(Timespec::default());
-        }
+        let refill = self.has_time() && self.workshop.networks.is_wanting();
         let next = self
             .deadlines
             .first()
             .into_iter()
             .chain(self.ended.front())
-            .map(|(when, _)| *when)
-            .min()?;
-        let left = next.saturating_sub(sys::now());
+            .map(|(when, _)| when.saturating_sub(sys::now()))
+            .chain(refill.then_some(QUIET));
+        let left = next.min()?;
         Some(Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: left.subsec_nanos().into(),
