@@ -25,11 +25,7 @@ use protocol::{
     Connection, Reply,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    net::UnixStream,
     runtime::Handle,
     sync::{Notify, mpsc, oneshot, watch},
     task::AbortHandle,
@@ -37,9 +33,12 @@ use tokio::{
 };
 use tracing::debug;
 
-use crate::frame::{
-    CallFailure, CancelReason, Decoder, Frame, FromHost, FromWorker, Hello, INITIAL_WINDOW,
-    MAX_BODY_PART, Message, VERSION,
+use crate::{
+    frame::{
+        CallFailure, CancelReason, Decoder, Frame, FromHost, FromWorker, Hello, INITIAL_WINDOW,
+        MAX_BODY_PART, Message, VERSION,
+    },
+    socket::{self, Reading, Writing},
 };
 
 /// New frames wait while this much has not been written yet.
@@ -204,7 +203,10 @@ impl Shared {
 
     /// Starts to read and write.
     pub(crate) fn attend(self: Arc<Self>, stream: UnixStream) {
-        let (reading, writing) = stream.into_split();
+        let (reading, writing) = match socket::split(stream) {
+            Ok(halves) => halves,
+            Err(error) => return self.fail(&format!("could not set up its socket: {error}")),
+        };
         let reader = tokio::spawn(Arc::clone(&self).read(reading));
         self.on_close(reader.abort_handle());
         tokio::spawn(self.write(writing));
@@ -264,7 +266,7 @@ impl Shared {
 
 // Sending.
 impl Shared {
-    async fn write(self: Arc<Self>, mut socket: OwnedWriteHalf) {
+    async fn write(self: Arc<Self>, mut socket: Writing) {
         let mut writing = BytesMut::new();
         loop {
             let is_closed = {
@@ -535,13 +537,13 @@ impl Shared {
 
 // Receiving.
 impl Shared {
-    async fn read(self: Arc<Self>, mut socket: OwnedReadHalf) {
+    async fn read(self: Arc<Self>, mut socket: Reading) {
         let mut decoder = Decoder::default();
+        let mut received = vec![0; READ_SIZE];
         let why = loop {
-            decoder.buffer.reserve(READ_SIZE);
-            match socket.read_buf(&mut decoder.buffer).await {
+            match socket.read(&mut received).await {
                 Ok(0) => break "the worker closed its connection".to_owned(),
-                Ok(_) => {}
+                Ok(length) => decoder.buffer.extend_from_slice(&received[..length]),
                 Err(error) => break format!("could not read from the worker: {error}"),
             }
             if let Err(broken) = self.take_frames(&mut decoder) {

@@ -11,5 +11,6 @@ mod connection;
 pub mod frame;
 mod listen;
 mod payload;
+mod socket;
 
 pub use listen::{InstanceLogs, WorkerConfig, WorkerProtocol};
