@@ -38,6 +38,7 @@ conformance: ## The program from outside: black-box cases for every runtime
 
 bench: setup build ## Measure; see docs/performance.md (ARGS="--quick" for a short run)
 	cargo xtask bench --hearth target/release/hearth $(ARGS)
+	cargo run --quiet --release --package adapter-sandbox --example launches
 
 fuzz: ## Fuzz the decoder of the worker protocol for a minute (SECONDS=60)
 	@scripts/fuzz.sh $(or $(SECONDS),60)

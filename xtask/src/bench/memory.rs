@@ -13,7 +13,7 @@ use super::{
     Effort,
     language::Language,
     report::{Column, Question, Row, State},
-    servers::{Endpoint, HearthOptions, Site},
+    servers::{Endpoint, HearthOptions, LogPlace, Site},
 };
 use crate::{
     load::{self, Plan},
@@ -40,7 +40,7 @@ pub(crate) fn measure(
     _effort: &Effort,
     answer: &mut dyn FnMut(Question),
 ) -> anyhow::Result<()> {
-    let options = HearthOptions { has_logs: true, ..HearthOptions::default() };
+    let options = HearthOptions { logs: Some(LogPlace::Memory), ..HearthOptions::default() };
     let name = format!("memory-{}", language.name);
     let rows = match site.hearth(language, &name, options) {
         Ok(endpoint) => before_and_after(&endpoint)

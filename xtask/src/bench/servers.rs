@@ -103,11 +103,18 @@ fn ask(target: &Target) -> anyhow::Result<Duration> {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct HearthOptions {
     /// Write log files.
-    pub(crate) has_logs: bool,
+    pub(crate) logs: Option<LogPlace>,
     /// A new instance for every call.
     pub(crate) is_fresh: bool,
     /// How many unbound workers wait.
     pub(crate) spares: Option<u16>,
+}
+
+/// Where log files are written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum LogPlace {
+    Memory,
+    Disk,
 }
 
 impl Site {
@@ -129,8 +136,12 @@ impl Site {
         if let Some(adapter) = &self.adapter {
             command.args(["--adapter", adapter]);
         }
-        if options.has_logs {
-            let logs = self.stage.directory().join(format!("{name}.logs"));
+        if let Some(place) = options.logs {
+            let parent = match place {
+                LogPlace::Memory => self.stage.memory(),
+                LogPlace::Disk => self.stage.directory(),
+            };
+            let logs = parent.join(format!("{name}.logs"));
             fs::create_dir_all(&logs).with_context(|| format!("create `{}`", logs.display()))?;
             command.arg("--logs").arg(logs);
         }

@@ -28,6 +28,8 @@ pub(crate) const SEARCH_PATH: &str = "/usr/bin:/bin";
 #[derive(Debug)]
 pub(crate) struct Stage {
     directory: PathBuf,
+    /// The same in memory, where the machine has such a place.
+    memory: Option<PathBuf>,
     groups: Mutex<Groups>,
 }
 
@@ -43,12 +45,19 @@ impl Stage {
     pub(crate) fn new(directory: PathBuf) -> anyhow::Result<Arc<Self>> {
         fs::create_dir_all(&directory)
             .with_context(|| format!("create `{}`", directory.display()))?;
-        Ok(Arc::new(Self { directory, groups: Mutex::default() }))
+        let memory = Path::new("/dev/shm").join(format!("hearth-bench-{}", std::process::id()));
+        let memory = fs::create_dir(&memory).is_ok().then_some(memory);
+        Ok(Arc::new(Self { directory, memory, groups: Mutex::default() }))
     }
 
     /// Where a benchmark may write; gone when it is over.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// The same in memory; on disk where there is no such place.
+    pub(crate) fn memory(&self) -> &Path {
+        self.memory.as_deref().unwrap_or(&self.directory)
     }
 
     /// Starts a server in its own process group, with nothing in its environment but a search path
@@ -91,6 +100,9 @@ impl Stage {
         }
         // Logs and sockets of an ended benchmark in the build directory do no harm.
         let _ = fs::remove_dir_all(&self.directory);
+        if let Some(memory) = &self.memory {
+            let _ = fs::remove_dir_all(memory);
+        }
     }
 
     fn groups(&self) -> MutexGuard<'_, Groups> {

@@ -8,7 +8,7 @@ use super::{
     language::Language,
     report::{Column, Comparison, FAILED, Operation, Question},
     rounds::{Contender, interleave},
-    servers::{Endpoint, HearthOptions, Site},
+    servers::{Endpoint, HearthOptions, LogPlace, Site},
 };
 use crate::{
     affinity::Pinned,
@@ -111,18 +111,21 @@ impl Place<'_> {
         let pinned = self.core.map(Pinned::to).transpose()?;
         let bare = self.site.bare(self.language, &self.question("bare"));
         let framework = self.site.functions_framework(self.language, &self.question("framework"));
-        let options = HearthOptions { has_logs: true, ..HearthOptions::default() };
-        let hearth = self.site.hearth(self.language, &self.question("hearth"), options);
+        let with_logs = |place| HearthOptions { logs: Some(place), ..HearthOptions::default() };
+        let hearth =
+            |name, place| self.site.hearth(self.language, &self.question(name), with_logs(place));
+        let (memory, disk) = (hearth("hearth", LogPlace::Memory), hearth("disk", LogPlace::Disk));
         let floor =
             Floor::start(&self.site.stage, &self.site.root, self.language, &self.question("floor"));
         drop(pinned);
 
-        let [bare, framework, hearth] =
-            [bare, framework, hearth].map(|server| server.map_err(|error| format!("{error:#}")));
+        let [bare, framework, hearth, disk] = [bare, framework, memory, disk]
+            .map(|server| server.map_err(|error| format!("{error:#}")));
         let lanes = [
             lane_to(self.language.bare, &bare),
             lane_to("functions-framework", &framework),
             lane_to("hearth, logs on", &hearth),
+            lane_to("hearth, logs on disk", &disk),
             Lane { path: "/log", ..lane_to("hearth, one line logged", &hearth) },
             Lane { headers: vec![LOGS_OFF.to_owned()], ..lane_to("hearth, logs off", &hearth) },
         ];
