@@ -43,6 +43,17 @@ pub(crate) struct Endpoint {
     pub(crate) server: Server,
     /// `http://ADDRESS:PORT`.
     pub(crate) url: String,
+    /// Its log files: millions, in the end, so they go with it.
+    logs: Option<PathBuf>,
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        if let Some(logs) = &self.logs {
+            // What is left goes with the stage.
+            let _ = fs::remove_dir_all(logs);
+        }
+    }
 }
 
 impl Endpoint {
@@ -66,7 +77,7 @@ impl Endpoint {
     fn when_ready(mut server: Server, url: String) -> anyhow::Result<Self> {
         let target = Target::parse(&url)?;
         server.wait_for(PATIENCE, || ask(&target))?;
-        Ok(Self { server, url })
+        Ok(Self { server, url, logs: None })
     }
 }
 
@@ -136,13 +147,15 @@ impl Site {
         if let Some(adapter) = &self.adapter {
             command.args(["--adapter", adapter]);
         }
-        if let Some(place) = options.logs {
+        let logs = options.logs.map(|place| {
             let parent = match place {
                 LogPlace::Memory => self.stage.memory(),
                 LogPlace::Disk => self.stage.directory(),
             };
-            let logs = parent.join(format!("{name}.logs"));
-            fs::create_dir_all(&logs).with_context(|| format!("create `{}`", logs.display()))?;
+            parent.join(format!("{name}.logs"))
+        });
+        if let Some(logs) = &logs {
+            fs::create_dir_all(logs).with_context(|| format!("create `{}`", logs.display()))?;
             command.arg("--logs").arg(logs);
         }
         if options.is_fresh {
@@ -153,7 +166,9 @@ impl Site {
         }
         let mut server = self.stage.start(name, command)?;
         let url = server.expect_line("listening on ", PATIENCE)?;
-        Endpoint::when_ready(server, url.trim().to_owned())
+        let mut endpoint = Endpoint::when_ready(server, url.trim().to_owned())?;
+        endpoint.logs = logs;
+        Ok(endpoint)
     }
 
     /// Starts the bare server of a language.

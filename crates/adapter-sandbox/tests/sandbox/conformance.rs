@@ -1,18 +1,12 @@
 //! The suite that every adapter passes.
 
-use std::{
-    io::Read,
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::path::PathBuf;
 
 use adapter::{
-    Adapter, AdapterError, Attaching,
+    Adapter,
     conformance::{self, Subject},
 };
-use async_trait::async_trait;
-use model::{Exit, Instance, InstanceId, LaunchSpec};
+use model::{InstanceId, LaunchSpec};
 
 use crate::{
     Test,
@@ -32,7 +26,7 @@ struct Sandboxes(Lab);
 
 impl Subject for Sandboxes {
     fn adapter(&self) -> &dyn Adapter {
-        self
+        &self.0.adapter
     }
 
     fn sleeping(&self, id: InstanceId) -> LaunchSpec {
@@ -53,58 +47,5 @@ impl Subject for Sandboxes {
 
     fn artifact(&self) -> PathBuf {
         self.0.artifact()
-    }
-}
-
-/// The adapter, but for one thing: a stubborn instance is launched once it has become stubborn.
-#[async_trait]
-impl Adapter for Sandboxes {
-    fn name(&self) -> &'static str {
-        self.0.adapter.name()
-    }
-
-    fn is_isolating(&self) -> bool {
-        self.0.adapter.is_isolating()
-    }
-
-    async fn launch(
-        &self,
-        spec: &LaunchSpec,
-        output: Option<OwnedFd>,
-    ) -> Result<Instance, AdapterError> {
-        if spec.id.as_str() != "stubborn" {
-            return self.0.adapter.launch(spec, output).await;
-        }
-        let (mut reader, writer) = std::io::pipe().expect("a pipe");
-        let instance = self.0.adapter.launch(spec, Some(writer.into())).await?;
-        let mut ready = [0; 6];
-        tokio::task::spawn_blocking(move || reader.read_exact(&mut ready).map(|()| reader))
-            .await
-            .expect("not cancelled")
-            .expect("it says that it is ready");
-        Ok(instance)
-    }
-
-    async fn wait(&self, id: &InstanceId) -> Result<Exit, AdapterError> {
-        self.0.adapter.wait(id).await
-    }
-
-    async fn stop(&self, id: &InstanceId, grace: Duration) -> Result<(), AdapterError> {
-        self.0.adapter.stop(id, grace).await
-    }
-
-    async fn recover(&self) -> Result<Vec<Instance>, AdapterError> {
-        self.0.adapter.recover().await
-    }
-
-    fn attaching(&self) -> Option<&dyn Attaching> {
-        Some(self)
-    }
-}
-
-#[async_trait]
-impl Attaching for Sandboxes {
-    async fn attach(&self, id: &InstanceId, artifact: &Path) -> Result<PathBuf, AdapterError> {
-        self.0.adapter.attach(id, artifact).await
     }
 }

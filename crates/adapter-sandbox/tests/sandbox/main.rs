@@ -49,25 +49,34 @@ fn main() -> ExitCode {
         drills::TESTS,
     ]
     .concat();
-    let mut failed = 0;
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for (name, test) in tests.iter().filter(is_chosen) {
-        failed += u32::from(!run(name, *test));
+        match run(name, *test) {
+            Some(Outcome::Passed) => passed += 1,
+            Some(Outcome::Skipped(_)) => skipped += 1,
+            None => failed += 1,
+        }
     }
-    if rustix::process::getuid().is_root() && !run_without_root(&arguments) {
-        failed += 1;
-    }
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!("sandbox: {passed} passed, {failed} failed, {skipped} skipped ({})", user());
+    let rootless = !rustix::process::getuid().is_root() || run_without_root(&arguments);
+    if failed == 0 && rootless { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs one test in a runtime of its own. A panic is its failure.
-fn run(name: &str, test: fn(Lab) -> lab::Future) -> bool {
-    let user = if rustix::process::getuid().is_root() { "root" } else { "rootless" };
+fn user() -> &'static str {
+    if rustix::process::getuid().is_root() { "root" } else { "rootless" }
+}
+
+/// Runs one test in a runtime of its own. A panic is its failure: none.
+fn run(name: &str, test: fn(Lab) -> lab::Future) -> Option<Outcome> {
+    let user = user();
     let outcome = std::panic::catch_unwind(|| {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let lab = match Lab::open().await {
                 Ok(lab) => lab,
+                // Only a machine that lacks something is a reason to skip.
+                Err(error) if adapter_sandbox::probe().is_enough() => panic!("{error}"),
                 Err(error) => return Outcome::Skipped(error),
             };
             tokio::time::timeout(LIMIT, test(lab)).await.expect("ends in time")
@@ -78,7 +87,7 @@ fn run(name: &str, test: fn(Lab) -> lab::Future) -> bool {
         Ok(Outcome::Skipped(reason)) => println!("skipped: {name} ({user}): {reason}"),
         Err(_) => println!("FAILED: {name} ({user})"),
     }
-    outcome.is_ok()
+    outcome.ok()
 }
 
 /// The same tests as a user without any privilege, beside an owner that is root.
