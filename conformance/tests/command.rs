@@ -176,3 +176,19 @@ on_each_runtime! {
         assert!(said.contains("get it:"), "{said}");
     }
 }
+
+#[test]
+fn runtimes_of_a_directory_replace_the_built_in_ones() {
+    let runtimes = concat!(env!("CARGO_MANIFEST_DIR"), "/../runtimes");
+    let source = folder_with(&[("index.js", SCRIPT)]);
+    let folder = source.path().display().to_string();
+    if Flavour::available().iter().any(|flavour| flavour.runtime == "node") {
+        let server = Server::run(&mut serve(&[&folder, "--runtimes", runtimes]));
+        assert_eq!(server.call(&Request::action("any")).text(), "found");
+    }
+    let empty = Scratch::new();
+    let none = empty.path().display().to_string();
+    let (code, errors) = ended(&mut serve(&[&folder, "--runtimes", &none]));
+    assert_eq!(code, Some(USAGE), "{errors}");
+    assert!(errors.contains("runtime.toml"), "{errors}");
+}

@@ -376,18 +376,6 @@ fn template(
     Template { spec, ready_timeout: READY_TIMEOUT }
 }
 
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
 impl Chosen {
     async fn start(name: AdapterName, data: &OwnedDirectory) -> anyhow::Result<Self> {
         match name {
@@ -401,9 +389,9 @@ impl Chosen {
                 let config = adapter_sandbox::Config::new(state, launcher);
                 let adapter = SandboxAdapter::start(config).await.map_err(|error| {
                     let message = format!(
-                        "no sandbox on this machine: {}; `hearth doctor` says what is missing, \
+                        "no sandbox on this machine: {:#}; `hearth doctor` says what is missing, \
                          `--adapter process` runs functions without isolation",
-                        chain(&error)
+                        anyhow::Error::new(error)
                     );
                     Fatal::new(Failure::Unavailable, message)
                 })?;
@@ -424,12 +412,10 @@ impl Chosen {
         match (self, asked) {
             (_, Some(asked)) => asked,
             (Self::Process(_), None) => Network::Host,
+            // Why there is none is among its weaknesses.
             (Self::Sandbox(adapter), None) => match adapter.no_egress() {
                 None => Network::Egress,
-                Some(why) => {
-                    eprintln!("note: functions have no network: {why}");
-                    Network::None
-                }
+                Some(_) => Network::None,
             },
         }
     }
