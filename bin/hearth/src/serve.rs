@@ -140,6 +140,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
                        it; use the adapter `sandbox` (`hearth doctor` says what it needs)";
         return Err(Fatal::new(Failure::Usage, message).into());
     }
+    allow_many_files();
     // One thread: the path of a call crosses no core, and a second one would compete with the
     // function for the machine. `docs/performance.md` has the figures.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -150,6 +151,14 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
             outcome = serve(arguments, &signals.stop) => outcome,
         }
     })
+}
+
+/// Each connection needs a descriptor, and the usual soft limit of 1024 is for programs that use
+/// `select`. Failing that, fewer connections are accepted at once.
+fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 /// The first signal asks for an orderly end, the second for an end.

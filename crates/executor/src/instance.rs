@@ -22,11 +22,9 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-/// Where the output of an instance's processes goes that belongs to no call.
+/// Where the output of an instance's processes goes that belongs to no call. Must bear a flood.
 pub type Outputs = Arc<dyn Fn(&InstanceId) -> Arc<dyn CallLog> + Send + Sync>;
 
-/// The most output of an instance that is kept; a flood beyond it is read and dropped.
-const MAX_OUTPUT: usize = 1 << 20;
 /// How long an instance that has lost its connection may take to end by itself, so that its own
 /// exit status is what is reported.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -175,18 +173,11 @@ impl Engine {
     }
 }
 
+/// Reads until the instance is gone, also what nobody wants: a full pipe would stop the instance.
 async fn copy_output(mut pipe: pipe::Receiver, log: Arc<dyn CallLog>) {
     let mut buffer = [0; 4096];
-    let mut kept = 0;
     while let Ok(read @ 1..) = pipe.read(&mut buffer).await {
-        if kept > MAX_OUTPUT {
-            continue;
-        }
-        kept += read;
         log.write(LogStream::NativeOut, &String::from_utf8_lossy(&buffer[..read]));
-        if kept > MAX_OUTPUT {
-            log.write(LogStream::Error, "The rest of this instance's output is left out.");
-        }
     }
 }
 

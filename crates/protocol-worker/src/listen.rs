@@ -17,7 +17,7 @@ use crate::connection::{Channel, Shared};
 /// The environment variable that names the socket to a worker.
 const SOCKET_VARIABLE: &str = "HEARTH_SOCKET";
 
-/// Where the log entries of an instance go that belong to no call.
+/// Where the log entries of an instance go that belong to no call. Must bear a flood.
 pub type InstanceLogs = Arc<dyn Fn(&InstanceId) -> Arc<dyn CallLog> + Send + Sync>;
 
 /// How the host's end behaves.
