@@ -17,9 +17,10 @@ run: setup build ## Serve the two example functions, call them, print replies an
 
 test: setup lint unit runtimes conformance ## Everything that can be tested
 
-lint: ## Format and clippy, without warnings
+lint: ## Format, clippy and documentation, without warnings
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- --deny warnings
+	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --document-private-items --quiet
 
 deny: ## Licences and sources of all dependencies
 	@command -v cargo-deny > /dev/null || cargo install --locked --quiet cargo-deny
