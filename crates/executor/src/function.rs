@@ -16,7 +16,7 @@ use futures_core::Stream;
 use protocol::{BindError, Body, BodyError, BodyStream, Call, CallError, Reply};
 use tokio::{
     sync::watch,
-    time::{timeout, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tracing::{info, warn};
 
@@ -154,7 +154,7 @@ impl Function {
             running.retire(self.config.drain_timeout);
         }
         self.stock.clear();
-        self.stock.engine().is_empty().await;
+        self.stock.engine().until_empty().await;
     }
 
     fn enter(&self) -> Result<Place<'_>, CallError> {
@@ -170,12 +170,7 @@ impl Function {
     async fn call_shared(&self, mut call: Call) -> Result<Reply, CallError> {
         let mut refused = CallError::Unavailable { why: "No instance could be started.".into() };
         for _ in 0..MAX_TRIES {
-            let running = match call.deadline {
-                Some(deadline) => timeout_at(deadline, self.serving())
-                    .await
-                    .unwrap_or(Err(CallError::TimedOut))?,
-                None => self.serving().await?,
-            };
+            let running = by(call.deadline, self.serving()).await??;
             let (again, attempt) = copy(call);
             match running.connection.call(attempt).await {
                 Err(error) if error.is_safe_to_retry() => {
@@ -200,8 +195,11 @@ impl Function {
             Current::Failed { attempt, .. } | Current::Asleep { attempt } => *attempt,
             Current::Starting | Current::Serving(_) => 0,
         };
-        self.wanted
-            .send_if_modified(|wanted| *wanted < seen && std::mem::replace(wanted, seen) < seen);
+        self.wanted.send_if_modified(|wanted| {
+            let is_news = *wanted < seen;
+            *wanted = seen.max(*wanted);
+            is_news
+        });
         loop {
             match &*current.borrow_and_update() {
                 Current::Serving(running) => return Ok(running.clone()),
@@ -225,12 +223,7 @@ impl Function {
     }
 
     async fn call_fresh(&self, call: Call) -> Result<Reply, CallError> {
-        let started = match call.deadline {
-            Some(deadline) => {
-                timeout_at(deadline, self.start()).await.map_err(|_| CallError::TimedOut)?
-            }
-            None => self.start().await,
-        };
+        let started = by(call.deadline, self.start()).await?;
         let running = Arc::new(started.map_err(|error| unavailable(&error))?);
         let outcome = running.connection.call(call).await;
         let mut reply = explain(outcome, &running).await?;
@@ -259,6 +252,14 @@ impl Function {
         let FunctionConfig { artifact, entrypoint, environment, bind_timeout, .. } = &self.config;
         let bind = self.stock.engine().bind(running, artifact, entrypoint, environment);
         timeout(*bind_timeout, bind).await.map_err(|_| StartError::TimedOut(*bind_timeout))?
+    }
+}
+
+/// Waits for something no longer than a call may take.
+async fn by<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Result<T, CallError> {
+    match deadline {
+        Some(deadline) => timeout_at(deadline, future).await.map_err(|_| CallError::TimedOut),
+        None => Ok(future.await),
     }
 }
 

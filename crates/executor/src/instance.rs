@@ -92,7 +92,7 @@ impl Engine {
     }
 
     /// Returns when every instance that was launched is gone and released.
-    pub async fn is_empty(&self) {
+    pub async fn until_empty(&self) {
         self.tasks.close();
         self.tasks.wait().await;
         self.tasks.reopen();
@@ -110,7 +110,8 @@ impl Engine {
         spec.id = format!("{}-{serial}", spec.id).parse().expect("an id and a number are an id");
         let connection = self.protocol.prepare(&mut spec)?;
         let output = self.open_output(&spec.id);
-        self.adapter.launch(&spec, output).await?;
+        let launching = Launching { engine: self, id: &spec.id, is_over: false };
+        launching.over(self.adapter.launch(&spec, output).await)?;
         let running = self.supervise(spec.id, connection);
         timeout(template.ready_timeout, running.connection.ready())
             .await
@@ -170,6 +171,34 @@ impl Engine {
                 None
             }
         }
+    }
+}
+
+/// A launch that may be given up half-way: then nobody else knows of the instance.
+struct Launching<'a> {
+    engine: &'a Engine,
+    id: &'a InstanceId,
+    is_over: bool,
+}
+
+impl Launching<'_> {
+    fn over<T>(mut self, outcome: T) -> T {
+        self.is_over = true;
+        outcome
+    }
+}
+
+impl Drop for Launching<'_> {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let (adapter, id) = (self.engine.adapter.clone(), self.id.clone());
+        self.engine.tasks.spawn(async move {
+            if let Err(error) = adapter.stop(&id, Duration::ZERO).await {
+                warn!(instance = %id, %error, "could not stop a launch that was given up");
+            }
+        });
     }
 }
 

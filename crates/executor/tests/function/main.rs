@@ -201,3 +201,12 @@ async fn nothing_is_left_after_the_shut_down() {
         assert_eq!(lab.shut_down().await.count(), 0, "{mode:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_launch_that_is_given_up_leaves_nothing() {
+    let lab = Lab::new(Mode::Fresh, 0, |adapter| adapter.plan(Fault::LaunchStalls));
+    let error = call(&lab.function, "/", secs(5)).await.expect_err("stalled");
+    assert!(matches!(error, CallError::TimedOut), "{error:?}");
+    settle().await;
+    assert_eq!(lab.adapter.count(), 0, "nobody else knows of it");
+}
