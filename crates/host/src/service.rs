@@ -123,12 +123,11 @@ impl Service {
     /// Checks what a caller must get right, before any log file exists.
     fn control(&self, request: &Request<Incoming>) -> Result<Control, Box<HttpResponse>> {
         let headers = request.headers();
-        if head_size(request) > MAX_HEAD {
-            let why = "Request target and headers are larger than the limit of 64 KiB.";
-            let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-            return Err(Box::new(reply::text(status, why)));
-        }
         let refuse = |status, text: String| Box::new(reply::text(status, text));
+        if head_size(request) > MAX_HEAD {
+            let why = "Request target and headers are larger than the limit of 64 KiB.".into();
+            return Err(refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, why));
+        }
         let allowed = control::timeout(headers).map_err(|_| {
             let text =
                 format!("Header \"{}\" must be an integer greater than 0.", control::TIMEOUT);
