@@ -17,7 +17,7 @@ use std::{
 
 use adapter::{Adapter, AdapterError, Attaching};
 use async_trait::async_trait;
-use model::{Exit, ExitStatus, Instance, InstanceId, LaunchSpec, paths};
+use model::{Exit, ExitStatus, Instance, InstanceId, LaunchSpec, Limits, paths};
 use tokio::{sync::watch, time::timeout};
 
 /// Misbehaviour, to be planned.
@@ -191,7 +191,12 @@ impl Adapter for FakeAdapter {
 
 #[async_trait]
 impl Attaching for FakeAdapter {
-    async fn attach(&self, id: &InstanceId, artifact: &Path) -> Result<PathBuf, AdapterError> {
+    async fn attach(
+        &self,
+        id: &InstanceId,
+        artifact: &Path,
+        _limits: &Limits,
+    ) -> Result<PathBuf, AdapterError> {
         let fault = self.lock().attach_faults.pop_front();
         match fault {
             Some(Fault::AttachStalls) => return std::future::pending().await,

@@ -63,7 +63,9 @@ async fn faults_happen_once_and_in_order() {
     let spec = spec("one".parse().expect("an id"), &["sleep"]);
     fake.launch(&spec, None).await.expect_err("planned");
     let instance = fake.launch(&spec, None).await.expect("the plan was for one launch");
-    fake.attach(&instance.id, "/code".as_ref()).await.expect_err("planned");
-    fake.attach(&instance.id, "/code".as_ref()).await.expect("the plan was for one attach");
+    fake.attach(&instance.id, "/code".as_ref(), &Limits::default()).await.expect_err("planned");
+    fake.attach(&instance.id, "/code".as_ref(), &Limits::default())
+        .await
+        .expect("the plan was for one attach");
     assert_eq!((fake.launches(), fake.count()), (2, 1));
 }

@@ -17,7 +17,7 @@ use std::{
 
 use adapter::{Adapter, AdapterError, Attaching};
 use async_trait::async_trait;
-use model::{Exit, ExitStatus, Instance, InstanceId, LaunchSpec, Network};
+use model::{Exit, ExitStatus, Instance, InstanceId, LaunchSpec, Limits, Network};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{process::Command, sync::watch, time::timeout};
 use tracing::{info, warn};
@@ -189,7 +189,12 @@ impl Adapter for ProcessAdapter {
 
 #[async_trait]
 impl Attaching for ProcessAdapter {
-    async fn attach(&self, id: &InstanceId, artifact: &Path) -> Result<PathBuf, AdapterError> {
+    async fn attach(
+        &self,
+        id: &InstanceId,
+        artifact: &Path,
+        _limits: &Limits,
+    ) -> Result<PathBuf, AdapterError> {
         let inside = fs::canonicalize(artifact)
             .map_err(|error| AdapterError::step(format!("find `{}`", artifact.display()), error));
         let mut processes = self.lock();

@@ -17,7 +17,7 @@ use std::{
 
 use adapter::{Adapter, AdapterError, Attaching};
 use async_trait::async_trait;
-use model::{Exit, ExitStatus, Instance, InstanceId, LaunchSpec, Network, paths};
+use model::{Exit, ExitStatus, Instance, InstanceId, LaunchSpec, Limits, Network, paths};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     process::{Child, Command},
@@ -278,7 +278,12 @@ impl Adapter for SandboxAdapter {
 
 #[async_trait]
 impl Attaching for SandboxAdapter {
-    async fn attach(&self, id: &InstanceId, artifact: &Path) -> Result<PathBuf, AdapterError> {
+    async fn attach(
+        &self,
+        id: &InstanceId,
+        artifact: &Path,
+        _limits: &Limits,
+    ) -> Result<PathBuf, AdapterError> {
         self.watch(id)?;
         let number = self.next_attach.fetch_add(1, Ordering::Relaxed);
         let request =

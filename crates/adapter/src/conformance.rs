@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use model::{ExitStatus, InstanceId, LaunchSpec};
+use model::{ExitStatus, InstanceId, LaunchSpec, Limits};
 
 use crate::{Adapter, AdapterError};
 
@@ -172,16 +172,18 @@ pub async fn code_is_attached_once(subject: &dyn Subject) {
     let Some(attaching) = adapter.attaching() else { return };
     let instance = adapter.launch(&subject.sleeping(id("attached")), None).await.expect("launch");
     let artifact = subject.artifact();
-    let inside = attaching.attach(&instance.id, &artifact).await.expect("attach");
+    let inside =
+        attaching.attach(&instance.id, &artifact, &Limits::default()).await.expect("attach");
     assert!(inside.is_absolute(), "{inside:?}");
-    attaching.attach(&instance.id, &artifact).await.expect_err("a second time");
+    attaching.attach(&instance.id, &artifact, &Limits::default()).await.expect_err("a second time");
 
-    let nowhere = attaching.attach(&id("never-seen"), &artifact).await;
+    let nowhere = attaching.attach(&id("never-seen"), &artifact, &Limits::default()).await;
     assert!(matches!(nowhere, Err(AdapterError::Unknown(_))), "{nowhere:?}");
     adapter.stop(&instance.id, LONG).await.expect("stop");
 
     let other = adapter.launch(&subject.sleeping(id("nothing")), None).await.expect("launch");
-    let missing = attaching.attach(&other.id, Path::new("/nonexistent/artifact")).await;
+    let missing =
+        attaching.attach(&other.id, Path::new("/nonexistent/artifact"), &Limits::default()).await;
     missing.expect_err("no such artifact");
     adapter.stop(&other.id, LONG).await.expect("stop");
     assert_nothing_is_left(adapter).await;

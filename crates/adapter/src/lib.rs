@@ -14,7 +14,7 @@ pub mod conformance;
 use std::{io, os::fd::OwnedFd, path::Path, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
-use model::{Exit, Instance, InstanceId, LaunchSpec, Network};
+use model::{Exit, Instance, InstanceId, LaunchSpec, Limits, Network};
 
 /// Runs instances on one kind of engine or sandbox.
 #[async_trait]
@@ -62,9 +62,17 @@ pub trait Attaching: Send + Sync {
     /// Makes the artifact (a directory on this host) visible in the instance, and returns its path
     /// as seen from inside. At most once in an instance's life: the second time is an error.
     ///
+    /// From then on `limits` hold instead of those it was launched with: a spare does not know yet
+    /// whose it will be. An adapter applies what can be changed while an instance runs.
+    ///
     /// The instance never changes the artifact: what it writes there is its own and goes with it.
     /// (`process` cannot promise that; it says so.)
-    async fn attach(&self, id: &InstanceId, artifact: &Path) -> Result<PathBuf, AdapterError>;
+    async fn attach(
+        &self,
+        id: &InstanceId,
+        artifact: &Path,
+        limits: &Limits,
+    ) -> Result<PathBuf, AdapterError>;
 }
 
 /// Why an engine did not do what was asked.

@@ -250,7 +250,13 @@ impl Function {
 
     async fn bind(&self, running: &Running) -> Result<(), StartError> {
         let FunctionConfig { artifact, entrypoint, environment, bind_timeout, .. } = &self.config;
-        let bind = self.stock.engine().bind(running, artifact, entrypoint, environment);
+        let bind = self.stock.engine().bind(
+            running,
+            artifact,
+            entrypoint,
+            environment,
+            self.stock.limits(),
+        );
         timeout(*bind_timeout, bind).await.map_err(|_| StartError::TimedOut(*bind_timeout))?
     }
 }

@@ -126,10 +126,11 @@ impl Engine {
         artifact: &std::path::Path,
         entrypoint: &str,
         environment: &[(String, String)],
+        limits: &model::Limits,
     ) -> Result<(), StartError> {
         let code_directory = match self.adapter.attaching() {
             Some(attaching) => {
-                attaching.attach(&running.id, artifact).await.map_err(StartError::Attach)?
+                attaching.attach(&running.id, artifact, limits).await.map_err(StartError::Attach)?
             }
             None => PathBuf::from(model::paths::FUNCTION),
         };

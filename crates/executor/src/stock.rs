@@ -61,6 +61,11 @@ impl Stock {
         self.waiting().clear();
     }
 
+    /// What its instances may use.
+    pub(crate) fn limits(&self) -> &model::Limits {
+        &self.template.spec.limits
+    }
+
     pub(crate) fn engine(&self) -> &Engine {
         &self.engine
     }

@@ -139,7 +139,7 @@ async fn the_system_cannot_be_written(lab: Lab) -> Outcome {
     let spec = lab.script(&instance, &waiting);
     let output = lab.launch(&spec).await;
     let attaching = lab.adapter.attaching().expect("can attach");
-    attaching.attach(&instance, &lab.artifact()).await.expect("attach");
+    attaching.attach(&instance, &lab.artifact(), &Limits::default()).await.expect("attach");
     lab.adapter.wait(&instance).await.expect("wait");
     lab.stop(&instance).await;
     assert_eq!(output.rest().await, "own /tmp\nown /dev/shm\n");
@@ -183,7 +183,7 @@ async fn the_init_cannot_be_disturbed(lab: Lab) -> Outcome {
     let spec = lab.script(&id("init"), script);
     let output = lab.launch(&spec).await;
     let attaching = lab.adapter.attaching().expect("can attach");
-    attaching.attach(&spec.id, &lab.artifact()).await.expect("attach");
+    attaching.attach(&spec.id, &lab.artifact(), &Limits::default()).await.expect("attach");
     let exit = lab.adapter.wait(&spec.id).await.expect("wait");
     lab.stop(&spec.id).await;
     assert_eq!(output.rest().await, "");

@@ -54,7 +54,7 @@ async fn attached_code_is_private_and_writable(lab: Lab) -> Outcome {
         let spec = lab.script(&id(name), script);
         let output = lab.launch(&spec).await;
         let attaching = lab.adapter.attaching().expect("can attach");
-        let inside = attaching.attach(&spec.id, &artifact).await.expect("attach");
+        let inside = attaching.attach(&spec.id, &artifact, &spec.limits).await.expect("attach");
         assert_eq!(inside, std::path::Path::new(paths::FUNCTION));
         lab.adapter.wait(&spec.id).await.expect("wait");
         lab.stop(&spec.id).await;
