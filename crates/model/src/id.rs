@@ -1,4 +1,4 @@
-use std::{fmt, str::FromStr};
+use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +9,12 @@ pub struct InvalidId {
     kind: &'static str,
     longest: usize,
     allowed: &'static str,
+}
+
+impl InvalidId {
+    pub(crate) fn new(kind: &'static str, longest: usize, allowed: &'static str) -> Self {
+        Self { kind, longest, allowed }
+    }
 }
 
 /// Names an instance on its host: 1 to 40 characters out of `a-z`, `0-9` and `-`.
@@ -24,6 +30,62 @@ pub struct InstanceId(Box<str>);
 /// why Hearth does not (Open Runtimes specification, 3.2 and 9.4).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LogId(Box<str>);
+
+/// Names a function: 1 to 63 characters out of `a-z`, `0-9` and `-`, with a letter or a digit at
+/// either end.
+///
+/// That is a DNS label (RFC 1123, 2.1), so a function can have a host name of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct FunctionName(Arc<str>);
+
+impl FunctionName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for FunctionName {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+        let is_label = check(text, 63, allowed) && !text.starts_with('-') && !text.ends_with('-');
+        is_label.then(|| Self(text.into())).ok_or(InvalidId {
+            kind: "a function's name",
+            longest: 63,
+            allowed: "a-z 0-9 -, and not begin or end with -",
+        })
+    }
+}
+
+impl TryFrom<String> for FunctionName {
+    type Error = InvalidId;
+
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        text.parse()
+    }
+}
+
+impl From<FunctionName> for String {
+    fn from(name: FunctionName) -> Self {
+        name.as_str().into()
+    }
+}
+
+impl fmt::Display for FunctionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Looked up by text in maps.
+impl Borrow<str> for FunctionName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
 
 impl InstanceId {
     /// The id as text.
@@ -98,6 +160,28 @@ impl fmt::Display for LogId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_functions_name_can_be_a_host_name() {
+        let longest = "x".repeat(63);
+        for (text, expected) in [
+            ("hello", true),
+            ("a", true),
+            ("my-function-2", true),
+            (longest.as_str(), true),
+            ("", false),
+            ("-a", false),
+            ("a-", false),
+            ("A", false),
+            ("a.b", false),
+            ("a_b", false),
+            ("..", false),
+            ("a%2fb", false),
+            (&"x".repeat(64), false),
+        ] {
+            assert_eq!(text.parse::<FunctionName>().is_ok(), expected, "{text:?}");
+        }
+    }
 
     #[test]
     fn ids_refuse_what_could_leave_a_directory() {

@@ -2,10 +2,14 @@
 //!
 //! Data whose constructors check it. Nothing here does I/O, so every other crate may use it.
 
+mod call;
 mod id;
 mod launch;
 mod limits;
+mod settings;
 
-pub use id::{InstanceId, InvalidId, LogId};
+pub use call::{CallEnd, CallId, LogEvent, LogLine, LogSource, Outcome, Phases};
+pub use id::{FunctionName, InstanceId, InvalidId, LogId};
 pub use launch::{Exit, ExitStatus, Instance, InstanceSocket, LaunchSpec, paths};
 pub use limits::{InvalidQuantity, Limits, Network, parse_cpus_milli, parse_size};
+pub use settings::{InvalidSetting, Scale, Settings};

@@ -1,0 +1,186 @@
+use std::{collections::BTreeMap, time::Duration};
+
+use model::{Network, Settings};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::Deployment;
+
+/// What is deployed, beside the source. Whatever is left out stays as it was, or is the default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeployRequest {
+    /// The runtime, such as `node` or `python-3.11`; told from the source if left out.
+    pub runtime: Option<String>,
+    /// The file that defines the function; the runtime's usual names if left out.
+    pub entrypoint: Option<String>,
+    /// How it is served.
+    pub settings: SettingsPatch,
+}
+
+/// Settings that are to change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SettingsPatch {
+    /// Variables to set, and those to remove: null.
+    pub environment: BTreeMap<String, Option<String>>,
+    /// How long a call may take, such as `15s`.
+    pub timeout: Option<String>,
+    /// Memory of an instance, such as `256MiB`.
+    pub memory: Option<String>,
+    /// Processors of an instance, such as `0.5`.
+    pub cpus: Option<String>,
+    /// `egress`, `none` or `host`.
+    pub network: Option<String>,
+    /// Calls at once in one instance.
+    pub concurrency: Option<u32>,
+    /// Instances that are kept even if nobody calls.
+    pub min: Option<u32>,
+    /// The most instances.
+    pub max: Option<u32>,
+    /// How long an instance may go without a call, such as `5m`.
+    pub idle: Option<String>,
+}
+
+impl SettingsPatch {
+    /// The settings with the changes, or all mistakes in words.
+    pub fn apply(&self, to: &Settings) -> Result<Settings, Vec<String>> {
+        let mut settings = to.clone();
+        let mut mistakes = Vec::new();
+        for (name, value) in &self.environment {
+            match value {
+                Some(value) => _ = settings.environment.insert(name.clone(), value.clone()),
+                None => _ = settings.environment.remove(name),
+            }
+        }
+        let limits = &mut settings.limits;
+        if let Some(bytes) =
+            read("memory", self.memory.as_deref(), model::parse_size, &mut mistakes)
+        {
+            let cpus_milli = limits.cpus_milli;
+            *limits = model::Limits { cpus_milli, ..model::Limits::with_memory(bytes) };
+        }
+        if let Some(cpus) =
+            read("cpus", self.cpus.as_deref(), model::parse_cpus_milli, &mut mistakes)
+        {
+            limits.cpus_milli = cpus;
+        }
+        if let Some(network) =
+            read("network", self.network.as_deref(), str::parse::<Network>, &mut mistakes)
+        {
+            settings.network = Some(network);
+        }
+        if let Some(timeout) = read("timeout", self.timeout.as_deref(), duration, &mut mistakes) {
+            settings.timeout = timeout;
+        }
+        if let Some(idle) = read("idle", self.idle.as_deref(), duration, &mut mistakes) {
+            settings.scale.idle = idle;
+        }
+        let scale = &mut settings.scale;
+        scale.concurrency = self.concurrency.unwrap_or(scale.concurrency);
+        scale.max = self.max.unwrap_or(scale.max);
+        scale.min = self.min.unwrap_or(scale.min);
+        mistakes.extend(settings.mistakes().iter().map(ToString::to_string));
+        if mistakes.is_empty() { Ok(settings) } else { Err(mistakes) }
+    }
+}
+
+fn read<T, E: std::fmt::Display>(
+    name: &str,
+    text: Option<&str>,
+    parse: impl Fn(&str) -> Result<T, E>,
+    mistakes: &mut Vec<String>,
+) -> Option<T> {
+    match parse(text?) {
+        Ok(value) => Some(value),
+        Err(error) => {
+            mistakes.push(format!("{name}: {error}"));
+            None
+        }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| format!("`{text}` is not a duration such as `500ms`, `15s` or `5m`"))
+}
+
+/// What happens while a deployment is made. The last event is `active` or `failed`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum DeployEvent {
+    /// A step begins.
+    Step {
+        /// `queue`, `unpack`, `build`, `store` or `start`.
+        step: String,
+    },
+    /// What the build printed.
+    Output {
+        /// A piece of text; not necessarily whole lines.
+        text: String,
+    },
+    /// The deployment serves all new calls.
+    Active {
+        /// The deployment.
+        deployment: Box<Deployment>,
+        /// Where the function is called.
+        url: String,
+    },
+    /// The deployment does not serve; what served before still does.
+    Failed {
+        /// The step that failed.
+        step: String,
+        /// Why, and what to do; the build's output was sent before.
+        message: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_stays_as_it_was() {
+        let first = SettingsPatch {
+            environment: [("A".into(), Some("1".into())), ("B".into(), Some("2".into()))].into(),
+            memory: Some("64MiB".into()),
+            cpus: Some("0.5".into()),
+            ..SettingsPatch::default()
+        };
+        let settings = first.apply(&Settings::default()).expect("valid");
+        let second = SettingsPatch {
+            environment: [("A".into(), None)].into(),
+            timeout: Some("2s".into()),
+            memory: Some("128MiB".into()),
+            ..SettingsPatch::default()
+        };
+        let settings = second.apply(&settings).expect("valid");
+        assert_eq!(settings.environment, [("B".to_owned(), "2".to_owned())].into());
+        assert_eq!(settings.limits.memory_bytes, 128 << 20);
+        assert_eq!(settings.limits.cpus_milli, 500);
+        assert_eq!(settings.timeout, Duration::from_secs(2));
+    }
+
+    #[test]
+    fn all_mistakes_come_together() {
+        let patch = SettingsPatch {
+            timeout: Some("soon".into()),
+            memory: Some("lots".into()),
+            cpus: Some("-1".into()),
+            network: Some("everything".into()),
+            concurrency: Some(0),
+            min: Some(20),
+            idle: Some("x".into()),
+            ..SettingsPatch::default()
+        };
+        let mistakes = patch.apply(&Settings::default()).expect_err("many mistakes");
+        assert_eq!(mistakes.len(), 7, "{mistakes:#?}");
+    }
+
+    #[test]
+    fn unknown_settings_are_refused() {
+        let text = r#"{"settings": {"memroy": "64MiB"}}"#;
+        let error = serde_json::from_str::<DeployRequest>(text).expect_err("a mistake");
+        assert!(error.to_string().contains("memroy"), "{error}");
+    }
+}

@@ -1,0 +1,28 @@
+//! Types of Hearth's own HTTP API: what the commands and the daemon tell each other, as JSON.
+//!
+//! | | |
+//! | --- | --- |
+//! | `GET /v1/functions` | all functions: [`Function`] |
+//! | `GET /v1/functions/{name}` | one |
+//! | `DELETE /v1/functions/{name}` | removes it with everything it had |
+//! | `POST /v1/functions/{name}/deployments` | deploys: `multipart/form-data` with the parts `settings` ([`DeployRequest`]) and `source` (a tar, plain or compressed with gzip or zstd); answers lines of [`DeployEvent`] |
+//! | `GET /v1/functions/{name}/logs` | lines of [`model::LogLine`]; query [`LogQuery`] |
+//! | `GET /v1/instances` | what runs: [`Instance`] |
+//! | `GET /v1/status` | the daemon: [`Status`] |
+//!
+//! Every request needs `authorization: Bearer <token>`. Lines are newline-delimited JSON. An error
+//! is a [`Problem`] with a status of 400 or more. Not here: how any of it is done.
+
+mod deploy;
+mod report;
+
+pub use deploy::{DeployEvent, DeployRequest, SettingsPatch};
+pub use report::{
+    Deployment, DeploymentState, ErrorBody, Function, FunctionLoad, Instance, InstanceState,
+    LogQuery, Problem, SettingsView, Status,
+};
+
+/// The header with which a caller asks for `Server-Timing`: `1`.
+pub const TIMING_HEADER: &str = "x-hearth-timing";
+/// The header in which every reply of a function carries its call's id.
+pub const CALL_HEADER: &str = "x-hearth-call";
