@@ -15,8 +15,10 @@
 
 mod function;
 mod instance;
+mod outcome;
 mod stock;
 
 pub use function::{Function, FunctionConfig, Mode};
 pub use instance::{Engine, LaunchError, Outputs, Template};
+pub use outcome::{CallError, Progress};
 pub use stock::Stock;
