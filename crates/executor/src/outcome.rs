@@ -23,10 +23,10 @@ pub enum CallError {
     },
     /// Instances of the function do not start or do not last; the next attempt comes later. The
     /// call ran nowhere.
-    #[error("{why}")]
+    #[error("{cause}")]
     BackingOff {
-        /// What happened to the last one, as a sentence.
-        why: String,
+        /// What happened to the last one.
+        cause: protocol::CallError,
         /// When the next attempt is made.
         retry_after: Duration,
     },
