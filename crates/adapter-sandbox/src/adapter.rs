@@ -15,9 +15,9 @@ use std::{
     time::Duration,
 };
 
-use adapter::{Adapter, AdapterError, Attaching};
+use adapter::{Adapter, AdapterError, Attaching, Metering};
 use async_trait::async_trait;
-use model::{Exit, ExitStatus, Instance, InstanceId, LaunchSpec, Limits, Network, paths};
+use model::{Exit, ExitStatus, Instance, InstanceId, LaunchSpec, Limits, Network, Usage, paths};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     process::{Child, Command},
@@ -70,11 +70,12 @@ pub struct SandboxAdapter {
     shared: Arc<Shared>,
     requests: mpsc::Sender<Outgoing>,
     abilities: Abilities,
-    next_attach: AtomicU64,
+    next_request: AtomicU64,
     connection: Arc<AsyncFd<OwnedFd>>,
     tasks: Tasks,
 }
 
+type Answer<T> = oneshot::Sender<Result<T, Fault>>;
 type Outgoing = (Vec<u8>, Option<OwnedFd>);
 
 #[derive(Debug)]
@@ -91,7 +92,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Table {
     instances: HashMap<InstanceId, Entry>,
-    attaching: HashMap<u64, oneshot::Sender<Result<(), Fault>>>,
+    attaching: HashMap<u64, Answer<()>>,
+    measuring: HashMap<u64, Answer<Usage>>,
     generation: u64,
     /// Why nothing works any more.
     gone: Option<String>,
@@ -141,7 +143,7 @@ impl SandboxAdapter {
             shared,
             requests,
             abilities,
-            next_attach: AtomicU64::new(0),
+            next_request: AtomicU64::new(0),
             connection,
             tasks: Tasks { writer, reader: tokio::sync::Mutex::new(reader) },
         })
@@ -274,6 +276,25 @@ impl Adapter for SandboxAdapter {
     fn attaching(&self) -> Option<&dyn Attaching> {
         Some(self)
     }
+
+    fn metering(&self) -> Option<&dyn Metering> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Metering for SandboxAdapter {
+    async fn usage(&self, id: &InstanceId) -> Result<Usage, AdapterError> {
+        self.watch(id)?;
+        let number = self.next_request.fetch_add(1, Ordering::Relaxed);
+        let request = Request::Measure { request: number, id: id.clone() };
+        let bytes = wire::encode(&request).step("pass on the question")?;
+        let permit = self.reserve().await?;
+        let (sender, answer) = oneshot::channel();
+        self.shared.lock().measuring.insert(number, sender);
+        permit.send((bytes, None));
+        Ok(answer.await.map_err(|_| self.shared.lock().gone())??)
+    }
 }
 
 #[async_trait]
@@ -282,12 +303,16 @@ impl Attaching for SandboxAdapter {
         &self,
         id: &InstanceId,
         artifact: &Path,
-        _limits: &Limits,
+        limits: &Limits,
     ) -> Result<PathBuf, AdapterError> {
         self.watch(id)?;
-        let number = self.next_attach.fetch_add(1, Ordering::Relaxed);
-        let request =
-            Request::Attach { request: number, id: id.clone(), artifact: artifact.into() };
+        let number = self.next_request.fetch_add(1, Ordering::Relaxed);
+        let request = Request::Attach {
+            request: number,
+            id: id.clone(),
+            artifact: artifact.into(),
+            limits: Box::new(limits.clone()),
+        };
         let bytes = wire::encode(&request).step("pass on the artifact")?;
         let permit = self.reserve().await?;
         let (sender, answer) = oneshot::channel();
@@ -353,6 +378,11 @@ impl Table {
                     let _ = sender.send(result);
                 }
             }
+            Event::Measured { request, result } => {
+                if let Some(sender) = self.measuring.remove(&request) {
+                    let _ = sender.send(result);
+                }
+            }
             Event::Ended { id, status, out_of_memory } => {
                 let exit = Exit { status: status.into(), out_of_memory };
                 self.set(&id, |pid| Phase::Ended { pid, exit, is_released: false });
@@ -385,6 +415,7 @@ impl Table {
         self.gone.get_or_insert(why);
         self.instances.clear();
         self.attaching.clear();
+        self.measuring.clear();
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
     fs, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use model::Limits;
@@ -156,23 +157,40 @@ impl Group {
                 _ => {}
             }
         }
+        self.apply(None, limits)?;
+        self.open()
+    }
+
+    /// Gives its processes other limits. Writes only what differs.
+    pub(crate) fn change(&self, old: &Limits, new: &Limits) -> io::Result<()> {
+        self.apply(Some(old), new)
+    }
+
+    fn apply(&self, old: Option<&Limits>, new: &Limits) -> io::Result<()> {
         for (controller, place) in &self.groups.controllers {
             let directory = self.directory(place);
-            match (*controller, place.version) {
-                ("memory", Version::V2) => limit_memory_v2(&directory, limits)?,
-                ("memory", Version::V1) => limit_memory_v1(&directory, limits)?,
-                ("cpu", Version::V2) => {
-                    let text = format!("{} {PERIOD_MICROS}", quota_micros(limits));
-                    write(&directory, "cpu.max", text)?;
+            let differs = |value: fn(&Limits) -> u64| old.map(value) != Some(value(new));
+            match *controller {
+                "memory" if differs(|limits| limits.memory_bytes) => {
+                    let bytes = new.memory_bytes;
+                    match place.version {
+                        Version::V2 => limit_memory_v2(&directory, bytes)?,
+                        Version::V1 => {
+                            let is_rise = old.is_some_and(|old| old.memory_bytes < bytes);
+                            limit_memory_v1(&directory, is_rise, bytes)?;
+                        }
+                    }
                 }
-                ("cpu", Version::V1) => {
-                    write(&directory, "cpu.cfs_period_us", PERIOD_MICROS)?;
-                    write(&directory, "cpu.cfs_quota_us", quota_micros(limits))?;
+                "cpu" if differs(|limits| limits.cpus_milli.into()) => {
+                    limit_cpu(&directory, place.version, new)?;
                 }
-                _ => write(&directory, "pids.max", limits.pids.saturating_add(INIT))?,
+                "pids" if differs(|limits| limits.pids.into()) => {
+                    write(&directory, "pids.max", new.pids.saturating_add(INIT))?;
+                }
+                _ => {}
             }
         }
-        self.open()
+        Ok(())
     }
 
     fn open(&self) -> io::Result<Entrance> {
@@ -192,6 +210,39 @@ impl Group {
             }
         }
         Ok(entrance)
+    }
+
+    /// What its processes use at this moment, as the limit counts it.
+    pub(crate) fn memory_bytes(&self) -> Option<u64> {
+        let place = self.groups.place("memory")?;
+        let file = match place.version {
+            Version::V1 => "memory.usage_in_bytes",
+            Version::V2 => "memory.current",
+        };
+        fs::read_to_string(self.directory(place).join(file)).ok()?.trim().parse().ok()
+    }
+
+    /// The time they have had. Unknown where v1 counts it in another hierarchy than it limits it.
+    pub(crate) fn cpu_time(&self) -> Option<Duration> {
+        let place = self.groups.place("cpu")?;
+        let directory = self.directory(place);
+        match place.version {
+            Version::V1 => {
+                let text = fs::read_to_string(directory.join("cpuacct.usage")).ok()?;
+                text.trim().parse().ok().map(Duration::from_nanos)
+            }
+            Version::V2 => {
+                let text = fs::read_to_string(directory.join("cpu.stat")).ok()?;
+                let line = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
+                line?.trim().parse().ok().map(Duration::from_micros)
+            }
+        }
+    }
+
+    /// Its processes, if there is any group to list them.
+    pub(crate) fn processes(&self) -> Option<Vec<rustix::process::Pid>> {
+        let place = self.groups.places().into_iter().next()?;
+        Some(processes(&self.directory(place)))
     }
 
     /// Whether the kernel killed one of its processes for want of memory.
@@ -217,17 +268,30 @@ fn quota_micros(limits: &Limits) -> u64 {
     u64::from(limits.cpus_milli) * PERIOD_MICROS / 1000
 }
 
-fn limit_memory_v2(directory: &Path, limits: &Limits) -> io::Result<()> {
-    write(directory, "memory.max", limits.memory_bytes)?;
+fn limit_cpu(directory: &Path, version: Version, limits: &Limits) -> io::Result<()> {
+    let quota = quota_micros(limits);
+    match version {
+        Version::V2 => write(directory, "cpu.max", format!("{quota} {PERIOD_MICROS}")),
+        Version::V1 => {
+            write(directory, "cpu.cfs_period_us", PERIOD_MICROS)?;
+            write(directory, "cpu.cfs_quota_us", quota)
+        }
+    }
+}
+
+fn limit_memory_v2(directory: &Path, bytes: u64) -> io::Result<()> {
+    write(directory, "memory.max", bytes)?;
     // Half a runtime is of no use: all or none of its processes die.
     write(directory, "memory.oom.group", 1)?;
     if_there(write(directory, "memory.swap.max", 0))
 }
 
-fn limit_memory_v1(directory: &Path, limits: &Limits) -> io::Result<()> {
-    write(directory, "memory.limit_in_bytes", limits.memory_bytes)?;
+fn limit_memory_v1(directory: &Path, is_rise: bool, bytes: u64) -> io::Result<()> {
+    let memory = || write(directory, "memory.limit_in_bytes", bytes);
     // Memory and swap together: no swap. The file is missing where swap is not accounted.
-    if_there(write(directory, "memory.memsw.limit_in_bytes", limits.memory_bytes))
+    let both = || if_there(write(directory, "memory.memsw.limit_in_bytes", bytes));
+    // Both together must never be less than memory alone.
+    if is_rise { both().and_then(|()| memory()) } else { memory().and_then(|()| both()) }
 }
 
 fn write(directory: &Path, file: &str, value: impl ToString) -> io::Result<()> {

@@ -15,7 +15,7 @@ use model::{Limits, paths};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::Mode,
-    mount::{MountFlags, UnmountFlags, mount, unmount},
+    mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount},
     process::{DumpableBehavior, Pid, Signal, WaitOptions},
     thread::{CapabilitySet, CapabilitySets, UnshareFlags},
 };
@@ -28,6 +28,8 @@ use crate::{
     wire::{self, Order, Report, Status},
     worker::Worker,
 };
+
+const SCRATCH: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 
 /// The id that the worker has inside.
 pub(crate) const USER: u32 = 1000;
@@ -131,10 +133,8 @@ impl Init<'_> {
     /// One sized file system holds `/tmp`, `/dev/shm` and the overlay's changes. Its root stays
     /// out of sight below the `/tmp` that is mounted over it.
     fn scratch(&self) -> io::Result<(OwnedFd, OwnedFd)> {
-        let Limits { scratch_bytes, scratch_inodes, .. } = self.plan.limits;
-        let options = format!("mode=0700,size={scratch_bytes},nr_inodes={scratch_inodes}");
-        let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        mount("scratch", "/tmp", "tmpfs", flags, CString::new(options)?.as_c_str())?;
+        let options = format!("mode=0700,{}", scratch_size(&self.plan.limits));
+        mount("scratch", "/tmp", "tmpfs", SCRATCH, CString::new(options)?.as_c_str())?;
         for (name, mode) in [("tmp", 0o1777), ("shm", 0o1777), ("upper", 0o755), ("work", 0o700)] {
             let path = Path::new("/tmp").join(name);
             fs::create_dir(&path)?;
@@ -144,6 +144,17 @@ impl Init<'_> {
         attach(detached_copy(Path::new("/tmp/shm"))?, Path::new("/dev/shm"))?;
         attach(detached_copy(Path::new("/tmp/tmp"))?, Path::new("/tmp"))?;
         Ok(places)
+    }
+
+    /// What is mounted at `/tmp` is a part of the file system that all scratch files share.
+    fn resize_scratch(&self, limits: &Limits) -> io::Result<()> {
+        let old = &self.plan.limits;
+        let size = |limits: &Limits| (limits.scratch_bytes, limits.scratch_inodes);
+        if size(old) == size(limits) {
+            return Ok(());
+        }
+        let options = CString::new(scratch_size(limits))?;
+        Ok(mount_remount("/tmp", SCRATCH, options.as_c_str())?)
     }
 
     /// The worker runs; an init needs little from here on. It keeps its capabilities over its own
@@ -183,21 +194,30 @@ impl Init<'_> {
     /// False once there is nobody to obey.
     fn obey(&mut self, worker: Pid) -> bool {
         match self.receive() {
-            Some((Order::Attach, Some(artifact))) => {
-                let result = self.attach(&artifact);
+            Some((Order::Attach(limits), Some(artifact))) => {
+                let result = self.attach(worker, limits.as_deref(), &artifact);
                 self.report(&Report::Attached(result));
             }
             Some((Order::Terminate, _)) => {
                 // The worker leads its own process group.
                 let _ = rustix::process::kill_process_group(worker, Signal::TERM);
             }
-            Some((Order::Attach | Order::Go, _)) => {}
+            Some((Order::Attach(_) | Order::Go, _)) => {}
             None => return false,
         }
         true
     }
 
-    fn attach(&mut self, artifact: &OwnedFd) -> Result<(), Fault> {
+    fn attach(
+        &mut self,
+        worker: Pid,
+        limits: Option<&Limits>,
+        artifact: &OwnedFd,
+    ) -> Result<(), Fault> {
+        if let Some(limits) = limits {
+            self.resize_scratch(limits).step("resize /tmp")?;
+            self.plan.worker.relimit(worker, limits).step("change resource limits")?;
+        }
         let places = self.places.take().ok_or_else(|| Fault::new("attach twice", libc::EBUSY))?;
         attach(artifact, Path::new(paths::CODE)).step("show the artifact")?;
         let overlay = overlay(&places);
@@ -248,6 +268,10 @@ fn enter(root: &str) -> io::Result<()> {
     rustix::process::pivot_root(".", ".")?;
     unmount(".", UnmountFlags::DETACH)?;
     Ok(rustix::process::chdir("/")?)
+}
+
+fn scratch_size(Limits { scratch_bytes, scratch_inodes, .. }: &Limits) -> String {
+    format!("size={scratch_bytes},nr_inodes={scratch_inodes}")
 }
 
 fn open_place(path: &str) -> io::Result<OwnedFd> {

@@ -7,7 +7,7 @@ use std::{
     rc::Rc,
 };
 
-use model::{InstanceSocket, LaunchSpec, Network};
+use model::{InstanceSocket, LaunchSpec, Limits, Network};
 use rustix::{
     fs::{AtFlags, CWD, FileType, chownat, fchown, fstat},
     process::{Gid, Uid},
@@ -49,6 +49,8 @@ pub(crate) struct Launched {
     pub(crate) child: Child,
     pub(crate) socket: OwnedFd,
     pub(crate) group: Group,
+    /// What it may use now.
+    pub(crate) limits: Limits,
 }
 
 impl Workshop {
@@ -86,7 +88,9 @@ impl Workshop {
             Ok((child, socket))
         });
         match started {
-            Ok((child, socket)) => Ok(Launched { child, socket, group }),
+            Ok((child, socket)) => {
+                Ok(Launched { child, socket, group, limits: spec.limits.clone() })
+            }
             Err(fault) => {
                 let _ = group.remove();
                 Err(fault)

@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use model::{InstanceId, LaunchSpec};
+use model::{InstanceId, LaunchSpec, Limits, Usage};
 use rustix::{
     event::{Timespec, epoll},
     process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid},
@@ -36,6 +36,7 @@ use crate::{
     seccomp::Filters,
     sys,
     template::Templates,
+    usage,
     views::Views,
     wire::{self, Event, Order, Report, Request, Status},
 };
@@ -266,10 +267,14 @@ impl<'a> Launcher<'a> {
     fn serve(&mut self) -> bool {
         match wire::receive(self.daemon, &mut self.buffer) {
             Ok(Some((Request::Launch(spec), output))) => self.launch(&spec, output),
-            Ok(Some((Request::Attach { request, id, artifact }, _))) => {
-                if let Err(fault) = self.attach(request, &id, &artifact) {
+            Ok(Some((Request::Attach { request, id, artifact, limits }, _))) => {
+                if let Err(fault) = self.attach(request, &id, &artifact, limits) {
                     self.tell(&Event::Attached { request, result: Err(fault) });
                 }
+            }
+            Ok(Some((Request::Measure { request, id }, _))) => {
+                let result = self.measure(&id);
+                self.tell(&Event::Measured { request, result });
             }
             Ok(Some((Request::Stop { id, grace_millis }, _))) => {
                 self.stop(&id, Duration::from_millis(grace_millis));
@@ -323,7 +328,13 @@ impl<'a> Launcher<'a> {
         Ok(())
     }
 
-    fn attach(&mut self, request: u64, id: &InstanceId, artifact: &Path) -> Result<(), Fault> {
+    fn attach(
+        &mut self,
+        request: u64,
+        id: &InstanceId,
+        artifact: &Path,
+        limits: Box<Limits>,
+    ) -> Result<(), Fault> {
         let is_root = self.workshop.first_user.is_some();
         let slot = self.slots.get(id).copied();
         let live = slot.and_then(|slot| self.instances[slot].as_mut());
@@ -333,9 +344,22 @@ impl<'a> Launcher<'a> {
         }
         let step = || format!("attach {}", artifact.display());
         let tree = show_artifact(artifact, &live.launched.child, is_root).step(step())?;
-        wire::send(&live.launched.socket, &Order::Attach, Some(tree.as_fd())).step(step())?;
+        let changed = (*limits != live.launched.limits).then_some(limits);
+        if let Some(limits) = &changed {
+            live.launched.group.change(&live.launched.limits, limits).step("change the limits")?;
+            live.launched.limits = (**limits).clone();
+        }
+        wire::send(&live.launched.socket, &Order::Attach(changed), Some(tree.as_fd()))
+            .step(step())?;
         live.attaching = Attaching::Asked(request);
         Ok(())
+    }
+
+    fn measure(&self, id: &InstanceId) -> Result<Usage, Fault> {
+        let slot = self.slots.get(id).copied();
+        let live = slot.and_then(|slot| self.instances[slot].as_ref());
+        let live = live.ok_or_else(|| Fault::new("measure what has ended", libc::ESRCH))?;
+        Ok(usage::measure(&live.launched.group, &[live.launched.child.pid]))
     }
 
     fn stop(&mut self, id: &InstanceId, grace: Duration) {

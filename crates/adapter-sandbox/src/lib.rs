@@ -33,6 +33,7 @@ mod probe;
 mod seccomp;
 mod sys;
 mod template;
+mod usage;
 mod views;
 mod wire;
 mod worker;

@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
 };
 
-use model::{InstanceId, LaunchSpec};
+use model::{InstanceId, LaunchSpec, Limits, Usage};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
@@ -33,6 +33,12 @@ pub(crate) enum Request {
         request: u64,
         id: InstanceId,
         artifact: PathBuf,
+        /// What holds from now on.
+        limits: Box<Limits>,
+    },
+    Measure {
+        request: u64,
+        id: InstanceId,
     },
     Stop {
         id: InstanceId,
@@ -66,6 +72,10 @@ pub(crate) enum Event {
         request: u64,
         result: Result<(), Fault>,
     },
+    Measured {
+        request: u64,
+        result: Result<Usage, Fault>,
+    },
     /// Its processes are gone.
     Ended {
         id: InstanceId,
@@ -96,8 +106,8 @@ pub(crate) struct Abilities {
 pub(crate) enum Order {
     /// The user namespace has its ids: build the instance.
     Go,
-    /// Carries the artifact as a detached mount.
-    Attach,
+    /// Carries the artifact as a detached mount, with the limits if they are others from now on.
+    Attach(Option<Box<Limits>>),
     /// Ask the worker to end.
     Terminate,
 }

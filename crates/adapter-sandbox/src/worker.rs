@@ -118,6 +118,17 @@ impl Worker {
         sys::duplicate_to(null.as_fd(), 0)
     }
 
+    /// Gives a worker that runs other limits, as far as they are kept for each process by itself.
+    pub(crate) fn relimit(&self, worker: Pid, limits: &Limits) -> io::Result<()> {
+        let old = &self.limits;
+        relimit(worker, Resource::Nofile, old.open_files, limits.open_files)?;
+        if !self.has_groups {
+            relimit(worker, Resource::Data, old.memory_bytes, limits.memory_bytes)?;
+            relimit(worker, Resource::Nproc, old.pids.into(), limits.pids.into())?;
+        }
+        Ok(())
+    }
+
     fn limit(&self) -> io::Result<()> {
         lower(Resource::Core, 0)?;
         lower(Resource::Nofile, self.limits.open_files)?;
@@ -126,6 +137,20 @@ impl Worker {
             lower(Resource::Nproc, u64::from(self.limits.pids))?;
         }
         Ok(())
+    }
+}
+
+/// Never above what it has already: only the host's root may raise what a process was started with.
+fn relimit(worker: Pid, resource: Resource, old: u64, new: u64) -> io::Result<()> {
+    use rustix::io::Errno;
+    if old == new {
+        return Ok(());
+    }
+    let limit = Rlimit { current: Some(new), maximum: Some(new) };
+    match rustix::process::prlimit(Some(worker), resource, limit) {
+        // It may have ended just now, which is reported by itself.
+        Ok(_) | Err(Errno::PERM | Errno::SRCH) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

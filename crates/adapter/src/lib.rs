@@ -14,7 +14,7 @@ pub mod conformance;
 use std::{io, os::fd::OwnedFd, path::Path, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
-use model::{Exit, Instance, InstanceId, LaunchSpec, Limits, Network};
+use model::{Exit, Instance, InstanceId, LaunchSpec, Limits, Network, Usage};
 
 /// Runs instances on one kind of engine or sandbox.
 #[async_trait]
@@ -54,6 +54,18 @@ pub trait Adapter: Send + Sync + 'static {
     fn attaching(&self) -> Option<&dyn Attaching> {
         None
     }
+
+    /// What instances use, on engines that know.
+    fn metering(&self) -> Option<&dyn Metering> {
+        None
+    }
+}
+
+/// Tells what instances use.
+#[async_trait]
+pub trait Metering: Send + Sync {
+    /// What an instance uses now. Cheap enough to ask once a second.
+    async fn usage(&self, id: &InstanceId) -> Result<Usage, AdapterError>;
 }
 
 /// Gives a running instance its function's code: what spares need.

@@ -1,4 +1,4 @@
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +52,15 @@ pub struct Instance {
     pub id: InstanceId,
     /// Its first process as the host sees it, where the engine has such a thing.
     pub pid: Option<u32>,
+}
+
+/// What an instance uses, all its processes together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Memory at this moment, as its limit counts it where the engine keeps one.
+    pub memory_bytes: u64,
+    /// Processor time since it was launched.
+    pub cpu_time: Duration,
 }
 
 /// How an instance ended.

@@ -10,6 +10,6 @@ mod settings;
 
 pub use call::{CallEnd, CallId, LogEvent, LogLine, LogSource, Outcome, Phases};
 pub use id::{FunctionName, InstanceId, InvalidId, LogId};
-pub use launch::{Exit, ExitStatus, Instance, InstanceSocket, LaunchSpec, paths};
+pub use launch::{Exit, ExitStatus, Instance, InstanceSocket, LaunchSpec, Usage, paths};
 pub use limits::{InvalidQuantity, Limits, Network, parse_cpus_milli, parse_size};
 pub use settings::{InvalidSetting, Scale, Settings};

@@ -103,6 +103,43 @@ fn limits_are_written_as_v2_wants_them() {
 }
 
 #[test]
+fn only_what_differs_is_written_again() {
+    let fake = Fake::new();
+    for directory in ["", "hearth/", "hearth/3/", "hearth/3/web/"] {
+        furnish(&fake, directory);
+    }
+    let groups = Groups::among(&v2_line(&fake.0), "0::/\n", "3");
+    let (group, _) = groups.create("web", &limits()).expect("made");
+    for file in ["memory.max", "cpu.max", "pids.max"] {
+        fake.write(&format!("hearth/3/web/{file}"), "");
+    }
+    let read =
+        || ["memory.max", "cpu.max", "pids.max"].map(|f| fake.read(&format!("hearth/3/web/{f}")));
+    group.change(&limits(), &limits()).expect("nothing to do");
+    assert_eq!(read(), ["", "", ""]);
+    group.change(&limits(), &Limits { pids: 9, ..limits() }).expect("written");
+    assert_eq!(read(), ["", "", "10"]);
+    let other = Limits { cpus_milli: 500, memory_bytes: 1 << 20, ..limits() };
+    group.change(&limits(), &other).expect("written");
+    assert_eq!(read(), ["1048576", "50000 100000", "10"]);
+}
+
+#[test]
+fn usage_is_read_as_v2_tells_it() {
+    let fake = Fake::new();
+    for directory in ["", "hearth/", "hearth/3/", "hearth/3/web/"] {
+        furnish(&fake, directory);
+    }
+    let groups = Groups::among(&v2_line(&fake.0), "0::/\n", "3");
+    let (group, _) = groups.create("web", &limits()).expect("made");
+    assert_eq!((group.memory_bytes(), group.cpu_time()), (None, None));
+    fake.write("hearth/3/web/memory.current", "4096\n");
+    fake.write("hearth/3/web/cpu.stat", "usage_usec 1500\nuser_usec 1000\n");
+    assert_eq!(group.memory_bytes(), Some(4096));
+    assert_eq!(group.cpu_time(), Some(Duration::from_micros(1500)));
+}
+
+#[test]
 fn controllers_may_be_on_different_hierarchies() {
     let fake = Fake::new();
     for directory in ["two/", "two/hearth/", "two/hearth/0/", "two/hearth/0/web/"] {

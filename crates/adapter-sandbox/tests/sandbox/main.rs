@@ -7,6 +7,7 @@ mod conformance;
 mod drills;
 mod escape;
 mod lab;
+mod limits;
 mod network;
 mod probe;
 mod world;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         conformance::TESTS,
         world::TESTS,
         escape::TESTS,
+        limits::TESTS,
         network::TESTS,
         probe::TESTS,
         drills::TESTS,
