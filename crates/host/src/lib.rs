@@ -1,16 +1,15 @@
 //! One function behind an Open Runtimes v5 server.
 //!
-//! All that languages share is here, once: HTTP, the secret, header rules, limits, log files. A
-//! request takes one path, in the order of the specification (1.5):
+//! All that languages share is here, once: the secret, header rules, limits, log files. A request
+//! takes one path, in the order of the specification (1.5):
 //!
 //! ```text
 //! /__opr/*? ─► timeout header ─► secret ─► log id ─► body ─► call ─► log files complete ─► reply
 //! ```
 //!
-//! Not here: how the function is reached ([`Backend`]), processes, and which address to listen on.
-//! Nothing reads the environment.
+//! Not here: HTTP itself ([`edge`]), how the function is reached ([`Backend`]), processes, and which
+//! address to listen on. Nothing reads the environment.
 
-mod client;
 mod control;
 mod log;
 mod reply;
@@ -19,6 +18,7 @@ mod server;
 mod service;
 
 pub use control::{EnforcedHeaders, Secret};
+pub use edge::ServerLimits;
 pub use log::{LogDirectory, Logs, MAX_LOG_FILE};
-pub use server::{Server, ServerLimits};
+pub use server::Server;
 pub use service::{Backend, HostConfig, MAX_BODY};

@@ -3,36 +3,25 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt;
+use edge::{BodyLimits, Client, Gone, MAX_HEAD, ReplyBody, Unread, head_size};
 use hyper::{
     Request, Response, StatusCode,
-    body::Body as _,
     body::Incoming,
     header::{CONNECTION, HeaderValue},
 };
 use model::LogId;
 use protocol::{Body, Call, CallError, CallLog, LogStream, Reply};
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout},
-};
+use tokio::time::Instant;
 
 use crate::{
-    client,
     control::{self, EnforcedHeaders, LOG_ID, Secret},
     log::{LogIds, Logs},
-    reply::{self, Gone, ReplyBody},
-    request,
+    reply, request,
 };
 
 /// The most bytes of a request's body (specification, 1.5).
 pub const MAX_BODY: usize = 20 << 20;
 
-/// The most bytes of a request's target and headers (docs/protocols/worker.md).
-const MAX_HEAD: usize = 64 << 10;
-/// The most bytes of a refused body that are read so that the client sees the refusal.
-const MAX_DISCARDED: usize = 256 << 20;
 /// The longest timeout: beyond it, clocks overflow.
 const LONGEST_CALL: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -66,6 +55,7 @@ pub struct HostConfig {
 pub(crate) struct Service {
     config: HostConfig,
     backend: Arc<dyn Backend>,
+    body_limits: BodyLimits,
     log_ids: LogIds,
 }
 
@@ -75,24 +65,19 @@ struct Control {
     log_id: Option<LogId>,
 }
 
-/// Why a body was not read to its end.
-enum Unread {
-    TooLarge,
-    TooSlow,
-    Broken,
-}
-
 type HttpResponse = Response<ReplyBody>;
 
 impl Service {
     pub(crate) fn new(config: HostConfig, backend: Arc<dyn Backend>) -> Self {
-        Self { config, backend, log_ids: LogIds::new() }
+        let body_limits =
+            BodyLimits { size: MAX_BODY, pause: config.body_timeout, ..BodyLimits::default() };
+        Self { config, backend, body_limits, log_ids: LogIds::new() }
     }
 
     pub(crate) async fn answer(
         &self,
         request: Request<Incoming>,
-        socket: &Arc<TcpStream>,
+        client: &Arc<Client>,
     ) -> HttpResponse {
         match request.uri().path() {
             "/__opr/health" => return reply::text(StatusCode::OK, "OK"),
@@ -100,7 +85,7 @@ impl Service {
             _ => {}
         }
         match self.control(&request) {
-            Ok(control) => self.answer_admitted(request, control, socket).await,
+            Ok(control) => self.answer_admitted(request, control, client).await,
             Err(refusal) => *refusal,
         }
     }
@@ -155,18 +140,18 @@ impl Service {
         &self,
         request: Request<Incoming>,
         Control { deadline, log_id }: Control,
-        socket: &Arc<TcpStream>,
+        client: &Arc<Client>,
     ) -> HttpResponse {
         let log = log_id.as_ref().map(|id| self.config.logs.open(id));
         let (parts, body) = request.into_parts();
-        let mut response = match self.read(body).await {
+        let mut response = match edge::read(body, &self.body_limits).await {
             Ok(body) => {
                 let head = Arc::new(request::call_head(&parts, &self.config.enforced));
                 let body = Body::whole(body);
                 let call = Call { head, body, deadline, log: log.clone() };
-                self.deliver(call, log, socket).await
+                self.deliver(call, log, client).await
             }
-            Err(unread) => refuse_body(&unread, log.as_deref()),
+            Err(unread) => refuse_body(unread, log.as_deref()),
         };
         let id = log_id.as_ref().map_or("", LogId::as_str);
         let id = HeaderValue::from_str(id).expect("log ids are plain ASCII");
@@ -178,14 +163,14 @@ impl Service {
         &self,
         call: Call,
         log: Option<Arc<dyn CallLog>>,
-        socket: &Arc<TcpStream>,
+        client: &Arc<Client>,
     ) -> HttpResponse {
         let grace = self.config.half_closed_grace;
         let outcome = tokio::select! {
             biased;
             outcome = self.backend.call(call) => outcome,
             // Nobody will read the answer; dropping the call cancels it.
-            () = client::gone(socket, grace) => {
+            () = client.gone(grace) => {
                 let mut response = reply::empty(StatusCode::REQUEST_TIMEOUT);
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 return response;
@@ -193,67 +178,16 @@ impl Service {
         };
         match outcome {
             Ok(reply) => {
-                let socket = socket.clone();
-                let gone =
-                    || -> Gone { Box::pin(async move { client::gone(&socket, grace).await }) };
+                let client = client.clone();
+                let gone = || -> Gone { Box::pin(async move { client.gone(grace).await }) };
                 reply::response(reply, log, gone)
             }
             Err(error) => failure(&error, log.as_deref()),
         }
     }
-
-    async fn read(&self, mut body: Incoming) -> Result<Bytes, Unread> {
-        if body.is_end_stream() {
-            return Ok(Bytes::new());
-        }
-        let announced = body.size_hint().lower();
-        if usize::try_from(announced).is_ok_and(|announced| announced <= MAX_BODY) {
-            match self.collect(&mut body).await {
-                Err(Unread::TooLarge) => {}
-                outcome => return outcome,
-            }
-        }
-        // A client that is still sending would not see an answer on a connection that is closed.
-        tokio::spawn(discard(body, self.config.body_timeout));
-        Err(Unread::TooLarge)
-    }
-
-    async fn collect(&self, body: &mut Incoming) -> Result<Bytes, Unread> {
-        let mut gathered = BytesMut::new();
-        while let Some(part) =
-            timeout(self.config.body_timeout, body.frame()).await.map_err(|_| Unread::TooSlow)?
-        {
-            let Ok(part) = part.map_err(|_| Unread::Broken)?.into_data() else { continue };
-            if gathered.len() + part.len() > MAX_BODY {
-                return Err(Unread::TooLarge);
-            }
-            if gathered.is_empty() && body.is_end_stream() {
-                return Ok(part);
-            }
-            gathered.extend_from_slice(&part);
-        }
-        Ok(gathered.freeze())
-    }
 }
 
-fn head_size(request: &Request<Incoming>) -> usize {
-    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
-    let headers = request.headers().iter();
-    target + headers.map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>()
-}
-
-async fn discard(mut body: Incoming, pause: Duration) {
-    let mut left = MAX_DISCARDED;
-    while let Ok(Some(Ok(part))) = timeout(pause, body.frame()).await {
-        let length = part.data_ref().map_or(0, Bytes::len);
-        match left.checked_sub(length) {
-            Some(less) => left = less,
-            None => return,
-        }
-    }
-}
-
-fn refuse_body(unread: &Unread, log: Option<&dyn CallLog>) -> HttpResponse {
+fn refuse_body(unread: Unread, log: Option<&dyn CallLog>) -> HttpResponse {
     let (status, why) = match unread {
         Unread::TooLarge => {
             (StatusCode::PAYLOAD_TOO_LARGE, "Request body is larger than the limit of 20 MiB.")

@@ -1,0 +1,269 @@
+//! The connection of a client, with limits in time that HTTP libraries leave to others.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::TcpStream,
+    time::{Sleep, sleep},
+};
+
+use crate::{framing::HeadWatch, room::Room};
+
+/// A client, as long as its connection lasts.
+///
+/// ```text
+/// idle since … ──► busy ──► answered ──► idle since … ──► busy …
+///      └─────► gave way              (all bytes are written)
+/// ```
+pub struct Client {
+    socket: TcpStream,
+    address: SocketAddr,
+    /// [`BUSY`], [`ANSWERED`], [`GAVE_WAY`], or [`FIRST_IDLE`] plus when it became idle.
+    state: AtomicU64,
+    is_ambiguous: AtomicBool,
+}
+
+const BUSY: u64 = 0;
+const ANSWERED: u64 = 1;
+const GAVE_WAY: u64 = 2;
+const FIRST_IDLE: u64 = 3;
+
+impl Client {
+    pub(crate) fn new(socket: TcpStream, address: SocketAddr, now: u64) -> Self {
+        let state = AtomicU64::new(FIRST_IDLE + now);
+        Self { socket, address, state, is_ambiguous: AtomicBool::new(false) }
+    }
+
+    /// Where it calls from.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns when the client will not wait for its reply: its connection broke, or it closed its
+    /// sending side `grace` ago.
+    ///
+    /// A client that has closed its sending side may still read (`nc`, some proxies); one that has
+    /// gone altogether looks the same until something is sent. So both get the grace, and no more.
+    pub async fn gone(&self, grace: Duration) {
+        let socket = &self.socket;
+        loop {
+            match socket.ready(Interest::READABLE).await {
+                Ok(ready) if ready.is_error() => return,
+                Ok(ready) if ready.is_read_closed() => break,
+                Ok(_) => {}
+                Err(_) => return,
+            }
+            let mut byte = [0_u8];
+            match socket.try_io(Interest::READABLE, || {
+                let (read, _) = rustix::net::recv(socket, &mut byte, rustix::net::RecvFlags::PEEK)?;
+                Ok(read)
+            }) {
+                Ok(0) => break,
+                // The next request is there already, so the client is, too.
+                Ok(_) => return std::future::pending().await,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+        sleep(grace).await;
+    }
+
+    /// Whether the head of its request said in two ways where the body ends.
+    pub(crate) fn is_ambiguous(&self) -> bool {
+        self.is_ambiguous.load(Ordering::Relaxed)
+    }
+
+    /// When it became idle, if it is.
+    pub(crate) fn idle_since(&self) -> Option<u64> {
+        self.state.load(Ordering::SeqCst).checked_sub(FIRST_IDLE)
+    }
+
+    pub(crate) fn has_given_way(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == GAVE_WAY
+    }
+
+    /// Closes the connection if it has been idle since then. A request that arrives at the same
+    /// time either counts or is refused as a whole.
+    pub(crate) fn give_way(&self, since: u64) -> bool {
+        let idle = FIRST_IDLE + since;
+        let swap = self.state.compare_exchange(idle, GAVE_WAY, Ordering::SeqCst, Ordering::SeqCst);
+        if swap.is_ok() {
+            // Its task sees the end of the stream. An error means that it is gone already.
+            let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+        }
+        swap.is_ok()
+    }
+
+    fn rest(&self, room: &Room) {
+        if self.state.load(Ordering::Relaxed) == ANSWERED {
+            // In this order: whoever looks for idle ones says so first and then looks.
+            self.state.store(FIRST_IDLE + room.now(), Ordering::SeqCst);
+            room.noticed_idle();
+        }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Client({})", self.address)
+    }
+}
+
+/// A request of a client, from its head to the end of its response.
+pub(crate) struct InProgress(Arc<Client>);
+
+impl InProgress {
+    /// None if the connection is being closed to make room.
+    pub(crate) fn begin(client: Arc<Client>) -> Option<Self> {
+        let begin = |state| (state != GAVE_WAY).then_some(BUSY);
+        client.state.fetch_update(Ordering::SeqCst, Ordering::Relaxed, begin).ok()?;
+        Some(Self(client))
+    }
+
+    pub(crate) fn client(&self) -> &Arc<Client> {
+        &self.0
+    }
+}
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        self.0.state.store(ANSWERED, Ordering::Relaxed);
+    }
+}
+
+/// The byte stream: a write that makes no progress for `stalled_after` fails.
+///
+/// Without that, a client that does not read its reply would keep the reply, and its descriptor,
+/// for as long as it likes.
+pub(crate) struct ClientStream {
+    client: Arc<Client>,
+    room: Arc<Room>,
+    head: HeadWatch,
+    stalled_after: Duration,
+    stall: Option<Pin<Box<Sleep>>>,
+}
+
+impl ClientStream {
+    pub(crate) fn new(client: Arc<Client>, room: Arc<Room>, stalled_after: Duration) -> Self {
+        Self { client, room, head: HeadWatch::new(), stalled_after, stall: None }
+    }
+
+    /// A short read has emptied the socket, so there is nothing to read until the kernel says so
+    /// again. Without this, [`Client::gone`] would have to look each time.
+    fn forget_readiness(&self) {
+        let nothing_there = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+        let _ = self.client.socket.try_io(Interest::READABLE, nothing_there);
+    }
+
+    fn look_at(&mut self, bytes: &[u8]) {
+        if self.head.is_ambiguous_after(bytes) {
+            self.client.is_ambiguous.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Turns "not now" into an error once it has been that for too long.
+    fn bound<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        progress: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if progress.is_ready() {
+            self.stall = None;
+            return progress;
+        }
+        let stalled_after = self.stalled_after;
+        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(stalled_after)));
+        std::task::ready!(stall.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            std::task::ready!(self.client.socket.poll_read_ready(cx))?;
+            let room = buffer.remaining();
+            match self.client.socket.try_read(buffer.initialize_unfilled()) {
+                Ok(read) => {
+                    let before = buffer.filled().len();
+                    buffer.advance(read);
+                    self.look_at(&buffer.filled()[before..]);
+                    if (1..room).contains(&read) {
+                        self.forget_readiness();
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let socket = &self.client.socket;
+        let written = loop {
+            match socket.poll_write_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
+                Poll::Pending => break Poll::Pending,
+            }
+            match socket.try_write_vectored(slices) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => break Poll::Ready(written),
+            }
+        };
+        self.bound(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// Called whenever nothing is left to write: if the response is over, the client has it all.
+    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.client.state.load(Ordering::Relaxed) == ANSWERED {
+            self.head.start();
+            self.client.rest(&self.room);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let socket = &self.client.socket;
+        Poll::Ready(rustix::net::shutdown(socket, rustix::net::Shutdown::Write).or_else(|error| {
+            match error {
+                rustix::io::Errno::NOTCONN => Ok(()),
+                error => Err(error.into()),
+            }
+        }))
+    }
+}

@@ -1,0 +1,237 @@
+//! Listening, and what a connection may cost.
+
+use std::{
+    error::Error,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Body, Frame, Incoming, SizeHint},
+    header::{CONNECTION, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::timeout,
+};
+use tracing::{debug, warn};
+
+use crate::{
+    client::{Client, ClientStream, InProgress},
+    room::Room,
+};
+
+/// What clients may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerLimits {
+    /// Connections at once. When there are so many, the one that has been without a request for
+    /// longest gives way to a new one; if all have one, more wait in the kernel's queue.
+    pub connections: usize,
+    /// How long a request's head may take, however it comes, and how long a connection may be
+    /// idle.
+    pub head_timeout: Duration,
+    /// How long a client may read nothing of what it is sent.
+    pub write_timeout: Duration,
+    /// How long calls may go on after the server was told to stop.
+    pub drain_timeout: Duration,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            head_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Answers requests.
+pub trait Handler: Send + Sync + 'static {
+    /// The bodies of its answers.
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>
+        + Send
+        + Unpin
+        + 'static;
+
+    /// Answers one request. The future is dropped when the connection breaks, or when the server's
+    /// time to drain is over.
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        client: &Arc<Client>,
+    ) -> impl Future<Output = Response<Self::Body>> + Send;
+}
+
+/// A server that listens and does not yet answer.
+pub struct Server {
+    listener: TcpListener,
+    limits: ServerLimits,
+}
+
+impl Server {
+    /// Binds the address; port 0 picks a free one.
+    pub async fn bind(address: SocketAddr, limits: ServerLimits) -> io::Result<Self> {
+        Ok(Self { listener: TcpListener::bind(address).await?, limits })
+    }
+
+    /// The address it listens on.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Answers requests until `stop` returns, then finishes the calls that are running, within the
+    /// drain timeout. Dropping the future drops all connections.
+    pub async fn run<H: Handler>(self, handler: Arc<H>, stop: impl Future<Output = ()>) {
+        let Self { listener, limits } = self;
+        let mut connections = Connections {
+            handler,
+            limits,
+            room: Room::new(limits.connections.max(1)),
+            graceful: GracefulShutdown::new(),
+            tasks: JoinSet::new(),
+        };
+        connections.accept(&listener, stop).await;
+        drop(listener);
+        if timeout(limits.drain_timeout, connections.graceful.shutdown()).await.is_err() {
+            warn!("calls were still running when the time to finish them was over");
+        }
+        // Whatever still runs ends with its connection.
+        connections.tasks.shutdown().await;
+    }
+}
+
+/// The connections of a server that runs.
+struct Connections<H> {
+    handler: Arc<H>,
+    limits: ServerLimits,
+    room: Arc<Room>,
+    graceful: GracefulShutdown,
+    tasks: JoinSet<()>,
+}
+
+impl<H: Handler> Connections<H> {
+    async fn accept(&mut self, listener: &TcpListener, stop: impl Future<Output = ()>) {
+        // A timer that is set before all others wakes the event loop with a system call; with this
+        // one always nearer, none of those that come and go with each request does.
+        let mut nearest = tokio::time::interval(Duration::from_millis(500));
+        // Accepted, and without a place: only then is it known that somebody must give way.
+        let mut waiting = None;
+        tokio::pin!(stop);
+        loop {
+            tokio::select! {
+                () = &mut stop => break,
+                _ = nearest.tick() => {}
+                Some(_) = self.tasks.join_next() => {}
+                () = self.room.idle(), if waiting.is_some() => {}
+                accepted = listener.accept(), if waiting.is_none() => match accepted {
+                    Ok(accepted) => waiting = Some(accepted),
+                    Err(error) => {
+                        // Out of descriptors, most likely: some must be freed first.
+                        warn!(%error, "could not accept a connection");
+                        self.room.make_way();
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                },
+            }
+            if waiting.is_some() && !self.room.has_place() {
+                self.room.make_way();
+            } else if let Some((socket, address)) = waiting.take() {
+                self.serve(socket, address);
+            }
+        }
+    }
+
+    fn serve(&mut self, socket: TcpStream, address: SocketAddr) {
+        // Replies are written as a whole; waiting for more to send would only delay them.
+        let _ = socket.set_nodelay(true);
+        let client = Arc::new(Client::new(socket, address, self.room.now()));
+        let place = self.room.enter(client.clone());
+        let stream =
+            ClientStream::new(client.clone(), self.room.clone(), self.limits.write_timeout);
+        let handler = self.handler.clone();
+        let service = service_fn(move |request| answer(handler.clone(), client.clone(), request));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.head_timeout)
+            .half_close(true)
+            .max_buf_size(64 << 10)
+            .serve_connection(TokioIo::new(stream), service);
+        let connection = self.graceful.watch(connection);
+        self.tasks.spawn(async move {
+            if let Err(error) = connection.await {
+                debug!(%error, "a connection ended early");
+            }
+            drop(place);
+        });
+    }
+}
+
+/// The connection is being closed to make room for another one.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection gave way to another one")]
+struct GaveWay;
+
+async fn answer<H: Handler>(
+    handler: Arc<H>,
+    client: Arc<Client>,
+    request: Request<Incoming>,
+) -> Result<Response<Answer<H::Body>>, GaveWay> {
+    let progress = InProgress::begin(client).ok_or(GaveWay)?;
+    if progress.client().is_ambiguous() {
+        return Ok(refuse_ambiguous(progress));
+    }
+    let response = handler.answer(request, progress.client()).await;
+    Ok(response.map(|body| Answer { body: Some(body), _progress: progress }))
+}
+
+/// RFC 9112, 6.1: such a request may be an attempt at smuggling.
+fn refuse_ambiguous<B>(progress: InProgress) -> Response<Answer<B>> {
+    let mut response = Response::new(Answer { body: None, _progress: progress });
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// A response's body, during which its request is in progress.
+struct Answer<B> {
+    body: Option<B>,
+    _progress: InProgress,
+}
+
+impl<B: Body + Unpin> Body for Answer<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        match &mut self.body {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
