@@ -1,0 +1,274 @@
+use std::{net::IpAddr, time::Duration};
+
+use api::{DeployEvent, DeployRequest, Function, Instance, LogQuery, Problem, Status};
+use bytes::{Bytes, BytesMut};
+use model::{FunctionName, LogLine};
+use reqwest::{
+    Method, RequestBuilder, Response, StatusCode, Url,
+    header::AUTHORIZATION,
+    multipart::{Form, Part},
+};
+use serde::de::DeserializeOwned;
+use tokio::io::AsyncRead;
+use tokio_util::io::ReaderStream;
+
+use crate::{
+    ClientError, Invocation, Lines, Reply, Token, error::reason, invoke, nearest::nearest,
+};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For answers that the daemon has at hand. Builds and calls take as long as they take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Notices a daemon's machine that is gone while nothing is said.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// The largest answer that is read whole: all of ten thousand functions.
+const MOST: usize = 64 << 20;
+/// The code of the problem that a function does not exist.
+const UNKNOWN_FUNCTION: &str = "unknown-function";
+
+/// Speaks with one daemon. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    /// Without a slash at the end.
+    base: String,
+    token: Option<Token>,
+}
+
+/// A packed source folder on its way.
+#[derive(Debug)]
+pub struct Source<R> {
+    /// The archive: a tar, plain or compressed.
+    pub archive: R,
+    /// Its exact size.
+    pub bytes: u64,
+}
+
+impl Client {
+    /// Prepares for a daemon's URL; nothing is sent yet. Calls of functions need no token,
+    /// everything else does.
+    pub fn new(url: &str, token: Option<Token>) -> Result<Self, ClientError> {
+        let wrong = || ClientError::Url { url: url.into() };
+        let parsed = Url::parse(url).map_err(|_| wrong())?;
+        let is_plain = parsed.username().is_empty()
+            && parsed.password().is_none()
+            && parsed.query().is_none()
+            && parsed.fragment().is_none();
+        if !matches!(parsed.scheme(), "http" | "https") || !is_plain {
+            return Err(wrong());
+        }
+        // The only provider in the program (see deny.toml). Somebody may have been quicker.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_keepalive(KEEPALIVE)
+            .redirect(reqwest::redirect::Policy::none());
+        if parsed.scheme() == "http" {
+            // Reading the system's certificates takes longer than most requests, and fails on
+            // machines that have none.
+            builder = builder.tls_certs_only([]);
+        }
+        if is_loopback(&parsed) {
+            builder = builder.no_proxy();
+        }
+        let http =
+            builder.build().map_err(|error| ClientError::Setup { reason: reason(&error) })?;
+        Ok(Self { http, base: parsed.as_str().trim_end_matches('/').into(), token })
+    }
+
+    /// Whether the daemon at this URL is one of this machine.
+    pub fn is_local(&self) -> bool {
+        Url::parse(&self.base).is_ok_and(|url| is_loopback(&url))
+    }
+
+    /// The same daemon, with another token.
+    pub fn with_token(self, token: Token) -> Self {
+        Self { token: Some(token), ..self }
+    }
+
+    /// All functions.
+    pub async fn functions(&self) -> Result<Vec<Function>, ClientError> {
+        self.get("/v1/functions").await
+    }
+
+    /// One function.
+    pub async fn function(&self, name: &FunctionName) -> Result<Function, ClientError> {
+        let answer = self.get(&format!("/v1/functions/{name}")).await;
+        self.explain(answer, name).await
+    }
+
+    /// Removes a function with everything it had.
+    pub async fn remove(&self, name: &FunctionName) -> Result<(), ClientError> {
+        let request = self.request(Method::DELETE, &format!("/v1/functions/{name}"));
+        let answer = self.send(request.timeout(ANSWER_TIMEOUT)).await.map(drop);
+        self.explain(answer, name).await
+    }
+
+    /// Sends a source folder, and tells what becomes of it. If the lines are dropped, the daemon
+    /// decides whether the deployment goes on.
+    pub async fn deploy<R: AsyncRead + Send + 'static>(
+        &self,
+        name: &FunctionName,
+        request: &DeployRequest,
+        source: Source<R>,
+    ) -> Result<Lines<DeployEvent>, ClientError> {
+        let settings = Part::text(serde_json::to_string(request)?);
+        let archive = reqwest::Body::wrap_stream(ReaderStream::new(source.archive));
+        let archive = Part::stream_with_length(archive, source.bytes).file_name("source");
+        let form = Form::new()
+            .part("settings", with_type(settings, "application/json")?)
+            .part("source", with_type(archive, "application/octet-stream")?);
+        let path = format!("/v1/functions/{name}/deployments");
+        self.send(self.request(Method::POST, &path).multipart(form)).await.map(Lines::new)
+    }
+
+    /// Lines of a function's log.
+    pub async fn logs(
+        &self,
+        name: &FunctionName,
+        query: &LogQuery,
+    ) -> Result<Lines<LogLine>, ClientError> {
+        let mut url = Url::parse(&format!("{}/v1/functions/{name}/logs", self.base))
+            .map_err(|_| ClientError::Url { url: self.base.clone() })?;
+        let LogQuery { call, since, limit, follow } = query;
+        let pairs = [
+            ("call", call.clone()),
+            ("since", since.map(|since| since.to_string())),
+            ("limit", limit.map(|limit| limit.to_string())),
+            ("follow", follow.then(|| "true".to_owned())),
+        ];
+        for (name, value) in pairs {
+            if let Some(value) = value {
+                url.query_pairs_mut().append_pair(name, &value);
+            }
+        }
+        let answer = self.send(self.authorized(self.http.get(url))).await.map(Lines::new);
+        self.explain(answer, name).await
+    }
+
+    /// What runs.
+    pub async fn instances(&self) -> Result<Vec<Instance>, ClientError> {
+        self.get("/v1/instances").await
+    }
+
+    /// The daemon itself, with the load of each function that was called.
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.get("/v1/status").await
+    }
+
+    /// Calls a function. Whatever it replies is a success here, also a status of 500.
+    pub async fn invoke(
+        &self,
+        name: &FunctionName,
+        call: Invocation,
+    ) -> Result<Reply, ClientError> {
+        let url = invoke::url(&format!("{}/fn/{name}", self.base), &call.path)?;
+        let mut request = self.http.request(call.method, url).headers(call.headers);
+        if let Some(body) = call.body {
+            request = request.body(body);
+        }
+        let sent = request.send().await;
+        let mut response = sent.map_err(|error| ClientError::of_request(&error, &self.base))?;
+        let is_replied = response.headers().contains_key(api::CALL_HEADER);
+        if response.status() != StatusCode::NOT_FOUND || is_replied {
+            return Ok(Reply::new(response, None));
+        }
+        let body = read(&mut response).await?;
+        match problem(&body) {
+            Some(error) if error.code == UNKNOWN_FUNCTION => Err(self.unknown(name).await),
+            _ => Ok(Reply::new(response, Some(body))),
+        }
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let request = self.request(Method::GET, path).timeout(ANSWER_TIMEOUT);
+        let mut response = self.send(request).await?;
+        let status = response.status().as_u16();
+        let body = read(&mut response).await?;
+        match serde_json::from_slice(&body) {
+            Err(_) if !matches!(body.first(), Some(b'{' | b'[')) => {
+                Err(ClientError::NotHearth { url: self.base.clone(), status })
+            }
+            parsed => Ok(parsed?),
+        }
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.authorized(self.http.request(method, format!("{}{path}", self.base)))
+    }
+
+    fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
+        match &self.token {
+            Some(token) => request.header(AUTHORIZATION, token.header()),
+            None => request,
+        }
+    }
+
+    /// Sends a request of the API; an answer that is an error becomes one.
+    async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        let sent = request.send().await;
+        let mut response = sent.map_err(|error| ClientError::of_request(&error, &self.base))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            return Err(ClientError::Token {
+                url: self.base.clone(),
+                is_given: self.token.is_some(),
+            });
+        }
+        let body = read(&mut response).await?;
+        let status = status.as_u16();
+        Err(match problem(&body) {
+            Some(error) => {
+                ClientError::Refused { status, code: error.code, message: error.message }
+            }
+            None => ClientError::NotHearth { url: self.base.clone(), status },
+        })
+    }
+
+    /// Makes a function that does not exist one with suggestions.
+    async fn explain<T>(
+        &self,
+        answer: Result<T, ClientError>,
+        name: &FunctionName,
+    ) -> Result<T, ClientError> {
+        match answer {
+            Err(ClientError::Refused { status: 404, .. }) => Err(self.unknown(name).await),
+            answer => answer,
+        }
+    }
+
+    async fn unknown(&self, name: &FunctionName) -> ClientError {
+        // Without a token there is no list, and no suggestion.
+        let functions = self.functions().await.unwrap_or_default();
+        let names = functions.into_iter().map(|function| function.name);
+        ClientError::UnknownFunction { name: name.clone(), similar: nearest(name.as_str(), names) }
+    }
+}
+
+fn with_type(part: Part, kind: &str) -> Result<Part, ClientError> {
+    part.mime_str(kind).map_err(|error| ClientError::Setup { reason: reason(&error) })
+}
+
+fn problem(body: &[u8]) -> Option<api::ErrorBody> {
+    serde_json::from_slice::<Problem>(body).ok().map(|problem| problem.error)
+}
+
+async fn read(response: &mut Response) -> Result<Bytes, ClientError> {
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| ClientError::of_body(&error))? {
+        if body.len() + chunk.len() > MOST {
+            return Err(ClientError::TooLarge { limit: MOST });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let is_name = host == "localhost" || host.ends_with(".localhost");
+    is_name || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
