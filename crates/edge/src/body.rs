@@ -45,8 +45,8 @@ pub enum Unread {
     Broken,
 }
 
-/// Reads a body as a whole. The rest of one that is too large is read on by a task of its own, up
-/// to a limit: a client that is still sending would not see an answer on a closed connection.
+/// Reads a body as a whole. The rest of one that is too large goes to [`refuse`]: a client that is
+/// still sending would not see an answer on a closed connection.
 ///
 /// Dropping the future closes the connection once it has been answered.
 pub async fn read<B>(mut body: B, limits: &BodyLimits) -> Result<Bytes, Unread>
@@ -64,8 +64,19 @@ where
             outcome => return outcome,
         }
     }
-    tokio::spawn(discard(body, *limits));
+    refuse(body, limits);
     Err(Unread::TooLarge)
+}
+
+/// Reads a body on and throws it away, in a task of its own, within limits and up to 256 MiB.
+pub fn refuse<B>(body: B, limits: &BodyLimits)
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Send,
+{
+    if !body.is_end_stream() {
+        tokio::spawn(discard(body, *limits));
+    }
 }
 
 async fn collect<B>(body: &mut B, limits: &BodyLimits) -> Result<Bytes, Unread>

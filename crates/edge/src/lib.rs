@@ -20,7 +20,7 @@ mod request;
 mod room;
 mod server;
 
-pub use body::{BodyLimits, Unread, read};
+pub use body::{BodyLimits, Unread, read, refuse};
 pub use client::Client;
 pub use reply::{BodyEnd, Gone, InvalidStatus, ReplyBody, response};
 pub use request::{Address, MAX_HEAD, call_head, function_headers, head_size, split_authority};

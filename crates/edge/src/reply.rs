@@ -34,22 +34,18 @@ pub enum BodyEnd {
 }
 
 /// Turns a function's reply into a response, without headers whose names begin with one of
-/// `reserved`. What cannot be sent is reported to the log, also while the body comes.
+/// `reserved`. Each header that cannot be sent is a complaint.
 ///
 /// `gone` is asked for if the rest of the body is still coming.
 pub fn response(
     reply: Reply,
     reserved: &[&str],
-    log: Option<Arc<dyn CallLog>>,
+    complain: impl Fn(&str),
     gone: impl FnOnce() -> Gone,
 ) -> Result<Response<ReplyBody>, InvalidStatus> {
     let status = final_status(reply.status).ok_or(InvalidStatus(reply.status))?;
-    let headers = response_headers(&reply.headers, reserved, |text| {
-        if let Some(log) = &log {
-            log.write(LogStream::Error, text);
-        }
-    });
-    let mut response = Response::new(ReplyBody::new(reply.body, status, log, gone));
+    let headers = response_headers(&reply.headers, reserved, complain);
+    let mut response = Response::new(ReplyBody::new(reply.body, status, gone));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     Ok(response)
@@ -136,23 +132,25 @@ struct Rest {
 }
 
 impl ReplyBody {
-    fn new(
-        body: Body,
-        status: StatusCode,
-        log: Option<Arc<dyn CallLog>>,
-        gone: impl FnOnce() -> Gone,
-    ) -> Self {
+    fn new(body: Body, status: StatusCode, gone: impl FnOnce() -> Gone) -> Self {
         // RFC 9110, 6.4.1: these have no content.
         if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
             return Self::whole(Bytes::new());
         }
-        let rest = body.rest.map(|stream| Rest { stream, gone: gone(), log });
+        let rest = body.rest.map(|stream| Rest { stream, gone: gone(), log: None });
         Self { rest, ..Self::whole(body.first) }
     }
 
     /// A body that is there.
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
         Self { first: Some(bytes.into()).filter(|bytes| !bytes.is_empty()), rest: None }
+    }
+
+    /// Writes to this log why the rest does not come, if it does not.
+    pub fn report_to(&mut self, log: Arc<dyn CallLog>) {
+        if let Some(rest) = &mut self.rest {
+            rest.log = Some(log);
+        }
     }
 }
 

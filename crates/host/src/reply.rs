@@ -18,12 +18,23 @@ pub(crate) fn response(
     log: Option<Arc<dyn CallLog>>,
     gone: impl FnOnce() -> Gone,
 ) -> Response<ReplyBody> {
-    edge::response(reply, &[RESERVED_PREFIX], log.clone(), gone).unwrap_or_else(|error| {
-        if let Some(log) = log {
-            log.write(LogStream::Error, &error.to_string());
+    let complain = |text: &str| {
+        if let Some(log) = &log {
+            log.write(LogStream::Error, text);
         }
-        empty(StatusCode::INTERNAL_SERVER_ERROR)
-    })
+    };
+    match edge::response(reply, &[RESERVED_PREFIX], complain, gone) {
+        Ok(mut response) => {
+            if let Some(log) = log {
+                response.body_mut().report_to(log);
+            }
+            response
+        }
+        Err(error) => {
+            complain(&error.to_string());
+            empty(StatusCode::INTERNAL_SERVER_ERROR)
+        }
+    }
 }
 
 /// A response without a body.

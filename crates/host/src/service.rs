@@ -178,8 +178,10 @@ impl Service {
         };
         match outcome {
             Ok(reply) => {
-                let client = client.clone();
-                let gone = || -> Gone { Box::pin(async move { client.gone(grace).await }) };
+                let gone = || -> Gone {
+                    let client = client.clone();
+                    Box::pin(async move { client.gone(grace).await })
+                };
                 reply::response(reply, log, gone)
             }
             Err(error) => failure(&error, log.as_deref()),

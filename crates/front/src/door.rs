@@ -1,0 +1,273 @@
+//! The path of a request.
+
+use std::{fmt::Write, sync::Arc, time::Duration};
+
+use axum::Router;
+use bytes::Bytes;
+use edge::{BodyLimits, Client, Gone, Handler, MAX_HEAD, ReplyBody, head_size};
+use hyper::{
+    Request, Response, StatusCode,
+    body::Incoming,
+    header::{CONNECTION, HeaderName, HeaderValue},
+    http::request::Parts,
+};
+use model::{CallId, Outcome, Phases};
+use protocol::{Body, Call, LogStream, Reply};
+use tokio::time::Instant;
+use tower_service::Service;
+use uuid::Uuid;
+
+use crate::{
+    RESERVED,
+    authority::{authority, host_name},
+    functions::{Callee, Functions, Target},
+    head,
+    problem::{self, Problem},
+    recording::{DoorBody, Recording},
+    route::{Route, route},
+};
+
+const CALL: HeaderName = HeaderName::from_static(api::CALL_HEADER);
+const TIMING: HeaderName = HeaderName::from_static(api::TIMING_HEADER);
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// What the door must know.
+#[derive(Clone, Debug)]
+pub struct DoorConfig {
+    /// Below this domain, each function has a host name; empty: none has.
+    pub domain: String,
+    /// What clients may take for a body.
+    pub body: BodyLimits,
+    /// How long a call goes on whose client has closed its sending side.
+    pub half_closed_grace: Duration,
+}
+
+impl Default for DoorConfig {
+    fn default() -> Self {
+        Self {
+            domain: "localhost".into(),
+            body: BodyLimits::default(),
+            half_closed_grace: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The front door: calls functions, and hands anything else to a router.
+pub struct Door {
+    config: DoorConfig,
+    functions: Arc<dyn Functions>,
+    admin: Router,
+}
+
+/// A request, and where it goes.
+struct Asked<'a> {
+    authority: &'a str,
+    route: Route<'a>,
+}
+
+type HttpResponse = Response<DoorBody>;
+
+impl Handler for Door {
+    type Body = DoorBody;
+
+    async fn answer(&self, request: Request<Incoming>, client: &Arc<Client>) -> HttpResponse {
+        let size = head_size(&request);
+        let (parts, body) = request.into_parts();
+        let Asked { authority, route } = match self.asked(&parts, size) {
+            Ok(asked) => asked,
+            Err(problem) => {
+                edge::refuse(body, &self.config.body);
+                let mut response = problem.response(None).map(DoorBody::own);
+                // Who cannot be understood may mean something else with what comes next, too.
+                close(&mut response);
+                return response;
+            }
+        };
+        let called = match route {
+            Route::Function(called) => called,
+            Route::Admin => return self.administer(Request::from_parts(parts, body)).await,
+        };
+        let name = &*called.name;
+        match self.functions.find(name).filter(|target| target.name.as_str() == name) {
+            Some(target) => {
+                let head = head::call_head(&parts, &called, authority, client.address().ip());
+                let mut recording = Recording::open(&*target.journal, head);
+                recording.is_timed = parts.headers.get(TIMING).is_some_and(|value| value == "1");
+                self.call(&target, recording, body, client).await
+            }
+            None => {
+                edge::refuse(body, &self.config.body);
+                Problem::unknown_function(name).response(None).map(DoorBody::own)
+            }
+        }
+    }
+}
+
+impl Door {
+    /// A door to these functions.
+    pub fn new(mut config: DoorConfig, functions: Arc<dyn Functions>, admin: Router) -> Self {
+        config.domain.make_ascii_lowercase();
+        let length = config.domain.trim_end_matches('.').len();
+        config.domain.truncate(length);
+        Self { config, functions, admin }
+    }
+
+    /// Decides where a request goes, before any of its body is read.
+    fn asked<'a>(&self, parts: &'a Parts, size: usize) -> Result<Asked<'a>, Problem> {
+        if size > MAX_HEAD {
+            let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+            let why = "The request's target and headers are larger than 64 KiB.";
+            return Err(Problem::refused(status, why));
+        }
+        let authority = authority(parts).map_err(|(status, why)| Problem::refused(status, why))?;
+        let host = host_name(authority).unwrap_or("");
+        Ok(Asked { authority, route: route(&self.config.domain, host, parts.uri.path()) })
+    }
+
+    async fn administer(&self, request: Request<Incoming>) -> HttpResponse {
+        match self.admin.clone().call(request).await {
+            Ok(response) => response.map(DoorBody::admin),
+            Err(never) => match never {},
+        }
+    }
+
+    async fn call(
+        &self,
+        target: &Target,
+        mut recording: Box<Recording>,
+        body: Incoming,
+        client: &Arc<Client>,
+    ) -> HttpResponse {
+        let id = recording.id;
+        let mut response = match edge::read(body, &self.config.body).await {
+            Ok(body) => {
+                recording.deadline = Instant::now().checked_add(target.timeout);
+                self.deliver(&*target.function, recording, body, client).await
+            }
+            Err(unread) => {
+                let problem = Problem::unread(unread, self.config.body.size);
+                let why = problem.message.clone();
+                failed(&problem, &mut recording, Outcome::Refused, why)
+            }
+        };
+        response.headers_mut().insert(CALL, call_id(id));
+        response
+    }
+
+    async fn deliver(
+        &self,
+        function: &dyn Callee,
+        mut recording: Box<Recording>,
+        body: Bytes,
+        client: &Arc<Client>,
+    ) -> HttpResponse {
+        let grace = self.config.half_closed_grace;
+        let call = Call {
+            head: recording.head.clone(),
+            body: Body::whole(body),
+            deadline: recording.deadline,
+            log: Some(recording.record().clone().as_log()),
+        };
+        let outcome = tokio::select! {
+            biased;
+            outcome = function.call(call, &recording.progress) => outcome,
+            // Nobody will read the answer; dropping the call cancels it.
+            () = client.gone(grace) => return cancelled(),
+        };
+        let timing = recording.is_timed.then(|| server_timing(&recording.progress.phases()));
+        let mut response = match outcome {
+            Ok(reply) => {
+                let gone = || -> Gone {
+                    let client = client.clone();
+                    Box::pin(async move { client.gone(grace).await })
+                };
+                replied(reply, recording, gone)
+            }
+            Err(error) => {
+                let (problem, outcome) = problem::of_call(&error);
+                failed(&problem, &mut recording, outcome, error.to_string())
+            }
+        };
+        if let Some(timing) = timing {
+            response.headers_mut().append(SERVER_TIMING, timing);
+        }
+        response
+    }
+}
+
+fn replied(
+    reply: Reply,
+    mut recording: Box<Recording>,
+    gone: impl FnOnce() -> Gone,
+) -> HttpResponse {
+    let complain = |text: &str| recording.record().write(LogStream::Error, text);
+    match edge::response(reply, &RESERVED, complain, gone) {
+        Ok(response) => {
+            let status = response.status().as_u16();
+            response.map(|body| DoorBody::reply(body, status, recording))
+        }
+        Err(error) => {
+            let problem = Problem::invalid(error);
+            failed(&problem, &mut recording, Outcome::Failed, error.to_string())
+        }
+    }
+}
+
+/// What went wrong goes to the log, and the problem to the client.
+fn failed(
+    problem: &Problem,
+    recording: &mut Recording,
+    outcome: Outcome,
+    error: String,
+) -> HttpResponse {
+    recording.failed(outcome, problem.status.as_u16(), error);
+    problem.response(Some(recording.id)).map(DoorBody::own)
+}
+
+/// For a client that is not there: nothing of this arrives, and the connection ends.
+fn cancelled() -> HttpResponse {
+    let mut response = Response::new(DoorBody::own(ReplyBody::whole(Bytes::new())));
+    *response.status_mut() = StatusCode::REQUEST_TIMEOUT;
+    close(&mut response);
+    response
+}
+
+fn close(response: &mut HttpResponse) {
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+}
+
+fn call_id(id: CallId) -> HeaderValue {
+    let mut buffer = Uuid::encode_buffer();
+    let text = id.0.as_hyphenated().encode_lower(&mut buffer);
+    HeaderValue::from_str(text).expect("hexadecimal digits and hyphens")
+}
+
+/// Milliseconds in each phase, with three decimals.
+fn server_timing(phases: &Phases) -> HeaderValue {
+    let mut text = String::with_capacity(96);
+    for (name, duration) in Phases::NAMES.iter().zip(phases.durations()) {
+        let separator = if text.is_empty() { "" } else { ", " };
+        let micros = duration.as_micros();
+        let (millis, rest) = (micros / 1000, micros % 1000);
+        write!(text, "{separator}{name};dur={millis}.{rest:03}").expect("a string takes all");
+    }
+    HeaderValue::from_str(&text).expect("names and digits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timing_is_in_milliseconds() {
+        let phases = Phases {
+            wait: Duration::from_micros(12),
+            bind: Duration::from_millis(1500),
+            call: Duration::from_nanos(1_002_999),
+            ..Phases::default()
+        };
+        let expected = "wait;dur=0.012, spare;dur=0.000, attach;dur=0.000, bind;dur=1500.000, \
+                        call;dur=1.002";
+        assert_eq!(server_timing(&phases), expected);
+    }
+}
