@@ -23,7 +23,7 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     task::JoinSet,
     time::timeout,
 };
@@ -33,6 +33,10 @@ use crate::{
     client::{Client, ClientStream, InProgress},
     room::Room,
 };
+
+/// How many connections the kernel keeps for us, if it may: a client beyond it tries again after a
+/// second.
+const BACKLOG: u32 = 4096;
 
 /// What clients may cost.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +90,14 @@ pub struct Server {
 impl Server {
     /// Binds the address; port 0 picks a free one.
     pub async fn bind(address: SocketAddr, limits: ServerLimits) -> io::Result<Self> {
-        Ok(Self { listener: TcpListener::bind(address).await?, limits })
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        // A restart does not wait for connections of the one before.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(Self { listener: socket.listen(BACKLOG)?, limits })
     }
 
     /// The address it listens on.
