@@ -4,18 +4,24 @@ use std::{fmt, process::ExitCode};
 
 /// What `--help` says about exit codes.
 pub(crate) const HELP: &str = "\
-Exit codes: 0 done · 1 failed · 64 wrong arguments or settings · 65 the function's source does not \
-build · 69 this machine lacks something (see `hearth doctor` and `hearth runtimes`)";
+Exit codes: 0 done · 1 failed, or a reply with a status of 400 or more · 64 wrong arguments or \
+settings · 65 the function's source does not build or load · 66 no such function or file · 69 no \
+daemon answers, or this machine lacks something (see `hearth doctor` and `hearth runtimes`) · 77 a \
+wrong token";
 
 /// Kinds of failure that scripts can tell apart (sysexits.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
     /// Arguments or settings are wrong.
     Usage = 64,
-    /// The function's source does not build.
+    /// The function's source does not build or load.
     Source = 65,
-    /// The machine lacks something.
+    /// There is no such function, or file.
+    NoInput = 66,
+    /// No daemon answers, or the machine lacks something.
     Unavailable = 69,
+    /// The daemon does not accept the token.
+    NoPermission = 77,
 }
 
 /// An error that ends the program with a code of its own.

@@ -1,6 +1,7 @@
 //! Hearth runs functions. This is the program: it reads what the user asked for, builds the parts,
 //! runs them and shuts them down. The only place where adapters and protocols are chosen by name.
 
+mod commands;
 mod doctor;
 mod exit;
 mod output;
@@ -22,6 +23,8 @@ struct Arguments {
     /// Say more on standard error; twice for everything.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     verbose: u8,
+    #[command(flatten)]
+    connection: commands::Connection,
 }
 
 #[derive(Subcommand)]
@@ -32,6 +35,8 @@ enum Command {
     Doctor(doctor::Arguments),
     /// List languages and versions: offered, found, missing and how to get them.
     Runtimes(runtimes::Arguments),
+    #[command(flatten)]
+    Client(commands::Command),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +53,7 @@ fn main() -> ExitCode {
         Command::Serve(arguments) => serve::run(*arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Runtimes(arguments) => runtimes::run(&arguments),
+        Command::Client(command) => command.run(&arguments.connection),
     };
     exit::report(outcome)
 }

@@ -5,8 +5,8 @@
 //!  of a user       over the network               of the daemon
 //! ```
 //!
-//! [`pack`] reads what its own user owns, so it is about convenience: equal trees give equal bytes,
-//! and what nobody wants to send stays behind. [`unpack`] reads what a stranger sent, so it is about
+//! [`pack()`] reads what its own user owns, so it is about convenience: equal trees give equal bytes,
+//! and what nobody wants to send stays behind. [`unpack()`] reads what a stranger sent, so it is about
 //! safety: it never writes outside of its directory, and never more than it was allowed.
 //!
 //! Both block. Not here: what a source folder must contain, and where archives are kept.

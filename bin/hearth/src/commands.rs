@@ -1,0 +1,92 @@
+//! The commands that speak with a daemon: what users type all day.
+//!
+//! Each has its arguments, asks one or two questions of the [`client::Client`], and prints the
+//! answers: tables for people, JSON with the types of the crate `api` for scripts. Results go to
+//! standard output and everything else to standard error.
+
+mod completions;
+mod connection;
+mod deploy;
+mod format;
+mod invoke;
+mod logs;
+mod ls;
+mod out;
+mod progress;
+mod ps;
+mod rm;
+mod show;
+mod table;
+mod top;
+
+use client::ClientError;
+pub(crate) use connection::Connection;
+use connection::DataDirectory;
+
+use crate::exit::{Failure, Fatal};
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    /// Deploy a folder: build it, start it, then let it serve all new calls.
+    Deploy(Box<deploy::Arguments>),
+    /// Call a function and print its reply as it comes.
+    Invoke(Box<invoke::Arguments>),
+    /// Show what a function wrote, and how its calls went.
+    Logs(logs::Arguments),
+    /// List functions.
+    Ls(ls::Arguments),
+    /// Show everything about a function.
+    Show(show::Arguments),
+    /// List instances.
+    Ps(ps::Arguments),
+    /// Watch what functions do: calls, errors, instances.
+    Top(top::Arguments),
+    /// Remove functions, with their deployments and logs.
+    Rm(rm::Arguments),
+    /// Print completions for a shell.
+    Completions(completions::Arguments),
+}
+
+impl Command {
+    /// Runs the command on one thread. A closed pipe behind it is no failure.
+    pub(crate) fn run(self, connection: &Connection) -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        match runtime.block_on(self.answer(connection)) {
+            Err(error) if out::is_closed_pipe(&error) => Ok(()),
+            outcome => outcome.map_err(with_code),
+        }
+    }
+
+    async fn answer(self, connection: &Connection) -> anyhow::Result<()> {
+        match self {
+            Self::Deploy(arguments) => deploy::run(*arguments, connection).await,
+            Self::Invoke(arguments) => invoke::run(*arguments, connection).await,
+            Self::Logs(arguments) => logs::run(arguments, connection).await,
+            Self::Ls(arguments) => ls::run(&arguments, connection).await,
+            Self::Show(arguments) => show::run(&arguments, connection).await,
+            Self::Ps(arguments) => ps::run(&arguments, connection).await,
+            Self::Top(arguments) => top::run(&arguments, connection).await,
+            Self::Rm(arguments) => rm::run(&arguments, connection).await,
+            Self::Completions(arguments) => completions::run(&arguments),
+        }
+    }
+}
+
+/// The one table from what a daemon says to how the program ends.
+fn with_code(error: anyhow::Error) -> anyhow::Error {
+    let Some(cause) = error.downcast_ref::<ClientError>() else { return error };
+    let failure = match cause {
+        ClientError::Url { .. } | ClientError::NoToken | ClientError::Path { .. } => Failure::Usage,
+        ClientError::Refused { status: 400 | 422, .. } => Failure::Usage,
+        ClientError::UnknownFunction { .. } => Failure::NoInput,
+        ClientError::Unreachable { .. } | ClientError::Silent { .. } => Failure::Unavailable,
+        ClientError::Token { .. } => Failure::NoPermission,
+        ClientError::Refused { .. }
+        | ClientError::NotHearth { .. }
+        | ClientError::Malformed(_)
+        | ClientError::TooLarge { .. }
+        | ClientError::Broken { .. }
+        | ClientError::Setup { .. } => return error,
+    };
+    Fatal::new(failure, format!("{error:#}")).into()
+}

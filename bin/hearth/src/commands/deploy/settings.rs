@@ -1,0 +1,79 @@
+use std::{collections::BTreeMap, fmt::Display};
+
+use api::SettingsPatch;
+use model::Network;
+
+/// How the function is served: the flags of [`SettingsPatch`].
+#[derive(clap::Args)]
+#[command(next_help_heading = "Settings")]
+pub(crate) struct SettingsArguments {
+    /// A variable for the function's environment. May be repeated.
+    #[arg(long = "env", value_name = "K=V", value_parser = parse_variable)]
+    environment: Vec<(String, String)>,
+    /// A variable to remove. May be repeated.
+    #[arg(long, value_name = "K")]
+    unset: Vec<String>,
+    /// How long a call may take, such as `15s`.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    timeout: Option<String>,
+    /// Memory of an instance, such as `256MiB`.
+    #[arg(long, value_name = "SIZE", value_parser = |text: &str| checked(text, model::parse_size))]
+    memory: Option<String>,
+    /// Processors of an instance, such as `0.5`.
+    #[arg(long, value_name = "N", value_parser = |text: &str| checked(text, model::parse_cpus_milli))]
+    cpus: Option<String>,
+    /// What an instance can reach: `egress` (public addresses), `none` or `host`.
+    #[arg(long, value_name = "NETWORK", value_parser = |text: &str| checked(text, str::parse::<Network>))]
+    network: Option<String>,
+    /// Calls at once in one instance.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    concurrency: Option<u32>,
+    /// Instances that are kept even if nobody calls.
+    #[arg(long, value_name = "N")]
+    min: Option<u32>,
+    /// The most instances.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max: Option<u32>,
+    /// How long an instance may go without a call before it is stopped, such as `5m`.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    idle: Option<String>,
+}
+
+impl SettingsArguments {
+    /// What is to change. A variable that is both set and unset is set.
+    pub(crate) fn patch(self) -> SettingsPatch {
+        let unset = self.unset.into_iter().map(|name| (name, None));
+        let set = self.environment.into_iter().map(|(name, value)| (name, Some(value)));
+        SettingsPatch {
+            environment: unset.chain(set).collect::<BTreeMap<_, _>>(),
+            timeout: self.timeout,
+            memory: self.memory,
+            cpus: self.cpus,
+            network: self.network,
+            concurrency: self.concurrency,
+            min: self.min,
+            max: self.max,
+            idle: self.idle,
+        }
+    }
+}
+
+fn parse_variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err("write it as NAME=value".into()),
+    }
+}
+
+fn parse_time(text: &str) -> Result<String, String> {
+    let wrong = |_| "write it like `500ms`, `15s` or `5m`".to_owned();
+    humantime::parse_duration(text).map(|_| text.into()).map_err(wrong)
+}
+
+/// The daemon reads the text; mistakes show before anything is sent.
+fn checked<T, E: Display>(
+    text: &str,
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> Result<String, String> {
+    parse(text).map(|_| text.into()).map_err(|error| error.to_string())
+}

@@ -1,0 +1,183 @@
+//! `hearth invoke`: calls a function.
+
+mod body;
+
+use std::{io::Write, time::Duration};
+
+use anyhow::Context;
+use client::{
+    Client, Invocation, Method, Reply,
+    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
+};
+use model::FunctionName;
+use tokio::time::Instant;
+
+use super::{Connection, DataDirectory, format::micros, out::Out};
+
+const EXAMPLES: &str = "\
+Examples:
+  hearth invoke hello
+  hearth invoke hello --data '{\"name\": \"Ada\"}'
+  hearth invoke resize --file photo.jpg --path '/thumbnail?width=80' > small.jpg
+  echo hi | hearth invoke hello --timing
+
+Standard input is the body if it is a file or a pipe and neither --data nor --file is given; not
+with --method GET, HEAD or DELETE. The method is POST with a body and GET without. Unless a header
+says what the body is, it is JSON if it reads as such, else text, else bytes.
+
+The reply's body goes to standard output as it comes. With a status of 400 or more the exit code is 1.";
+
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// The function.
+    name: FunctionName,
+    #[command(flatten)]
+    body: body::BodyArguments,
+    /// The method [default: POST with a body, GET without].
+    #[arg(short = 'X', long, value_parser = parse_method)]
+    method: Option<Method>,
+    /// The path that the function sees, with the query.
+    #[arg(long, default_value = "/")]
+    path: String,
+    /// A header. May be repeated.
+    #[arg(short = 'H', long = "header", value_name = "K: V", value_parser = parse_header)]
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// Say on standard error where the time went.
+    #[arg(long)]
+    timing: bool,
+    /// Print the status and the headers before the body.
+    #[arg(short, long)]
+    include: bool,
+}
+
+fn parse_method(text: &str) -> Result<Method, String> {
+    text.to_ascii_uppercase().parse().map_err(|_| "not a method such as GET or POST".into())
+}
+
+fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let wrong = || "write it like `accept: text/plain`".to_owned();
+    let (name, value) = text.split_once(':').ok_or_else(wrong)?;
+    let name = name.trim().parse().map_err(|_| wrong())?;
+    Ok((name, value.trim().parse().map_err(|_| wrong())?))
+}
+
+pub(crate) async fn run(arguments: Arguments, connection: &Connection) -> anyhow::Result<()> {
+    let client = connection.client(&DataDirectory::of_environment())?;
+    let name = arguments.name.clone();
+    let mut printer =
+        Printer { out: Out::new(), is_included: arguments.include, is_timed: arguments.timing };
+    let invocation = arguments.invocation()?;
+    let started = Instant::now();
+    let reply = printer.call(&client, &name, invocation, started).await?;
+    if reply.status().as_u16() < 400 {
+        return Ok(());
+    }
+    let call = header(&reply, api::CALL_HEADER);
+    let hint =
+        call.map_or(String::new(), |call| format!("; see `hearth logs {name} --call {call}`"));
+    anyhow::bail!("`{name}` replied {}{hint}", reply.status())
+}
+
+impl Arguments {
+    fn invocation(self) -> anyhow::Result<Invocation> {
+        let takes_body = !matches!(self.method, Some(Method::GET | Method::HEAD | Method::DELETE));
+        let body = self.body.read(takes_body)?;
+        let mut headers = HeaderMap::new();
+        for (name, value) in self.headers {
+            headers.append(name, value);
+        }
+        if self.timing {
+            headers.insert(api::TIMING_HEADER, HeaderValue::from_static("1"));
+        }
+        if let Some(body) = body.as_deref().filter(|_| !headers.contains_key(CONTENT_TYPE)) {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(body::kind(body)));
+        }
+        let usual = if body.is_some() { Method::POST } else { Method::GET };
+        let method = self.method.unwrap_or(usual);
+        Ok(Invocation { method, path: self.path, headers, body: body.map(Into::into) })
+    }
+}
+
+struct Printer {
+    out: Out,
+    is_included: bool,
+    is_timed: bool,
+}
+
+impl Printer {
+    /// Calls, and prints what comes as it comes.
+    async fn call(
+        &mut self,
+        client: &Client,
+        name: &FunctionName,
+        invocation: Invocation,
+        started: Instant,
+    ) -> anyhow::Result<Reply> {
+        let mut reply = client.invoke(name, invocation).await?;
+        let head = started.elapsed();
+        if self.is_included {
+            self.head(&reply)?;
+        }
+        while let Some(chunk) = reply.chunk().await.context("the reply was cut off")? {
+            self.out.write_all(&chunk)?;
+            self.out.flush()?;
+        }
+        if self.is_timed {
+            let phases = header(&reply, "server-timing").map_or(String::new(), timing);
+            let (head, whole) = (duration(head), duration(started.elapsed()));
+            eprintln!("{phases}seen from here: head after {head}, all after {whole}");
+        }
+        Ok(reply)
+    }
+
+    fn head(&mut self, reply: &Reply) -> anyhow::Result<()> {
+        writeln!(self.out, "{:?} {}", reply.version(), reply.status())?;
+        for (name, value) in reply.headers() {
+            self.out.write_all(name.as_str().as_bytes())?;
+            self.out.write_all(b": ")?;
+            self.out.write_all(value.as_bytes())?;
+            self.out.write_all(b"\n")?;
+        }
+        writeln!(self.out)?;
+        Ok(())
+    }
+}
+
+fn header<'a>(reply: &'a Reply, name: &str) -> Option<&'a str> {
+    reply.headers().get(name).and_then(|value| value.to_str().ok())
+}
+
+fn duration(duration: Duration) -> String {
+    micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// `wait;dur=0.012, call;dur=1.3` becomes `wait 0.012ms, call 1.3ms; `.
+fn timing(header: &str) -> String {
+    let phases: Vec<_> = header
+        .split(',')
+        .filter_map(|phase| phase.trim().split_once(";dur="))
+        .map(|(name, millis)| format!("{name} {millis}ms"))
+        .collect();
+    if phases.is_empty() { String::new() } else { format!("{}; ", phases.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_are_read_from_the_header() {
+        assert_eq!(timing("wait;dur=0.012, call;dur=1.3"), "wait 0.012ms, call 1.3ms; ");
+        assert_eq!(timing("cache;desc=hit"), "");
+    }
+
+    #[test]
+    fn headers_have_a_colon() {
+        let (name, value) = parse_header("X-Key:  a:b ").expect("a header");
+        assert_eq!((name.as_str(), value.as_bytes()), ("x-key", &b"a:b"[..]));
+        for text in ["", "x", "a b: c", "a: b\nc: d"] {
+            parse_header(text).expect_err(text);
+        }
+    }
+}

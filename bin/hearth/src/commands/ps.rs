@@ -1,0 +1,77 @@
+//! `hearth ps`: instances.
+
+use std::io::Write;
+
+use api::InstanceState;
+
+use super::{
+    Connection, DataDirectory,
+    format::{age_seconds, size},
+    out::Out,
+    table::{Column, Table},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  hearth ps
+  hearth ps --json | jq '.[] | select(.function == \"hello\") | .memory_bytes'";
+
+const COLUMNS: &[Column] = &[
+    Column::Text("INSTANCE"),
+    Column::Text("FUNCTION"),
+    Column::Text("RUNTIME"),
+    Column::Text("STATE"),
+    Column::Number("IN-FLIGHT"),
+    Column::Number("CALLS"),
+    Column::Number("AGE"),
+    Column::Number("IDLE"),
+    Column::Number("MEMORY"),
+];
+
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// Print JSON: an array of instances.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    data: DataDirectory,
+}
+
+pub(crate) async fn run(arguments: &Arguments, connection: &Connection) -> anyhow::Result<()> {
+    let instances = connection.client(&arguments.data)?.instances().await?;
+    let mut out = Out::new();
+    if arguments.json {
+        return out.json(&instances);
+    }
+    if instances.is_empty() && out.is_terminal() {
+        eprintln!("no instances: none is needed as long as nobody calls");
+        return Ok(());
+    }
+    let mut table = Table::new(COLUMNS);
+    for instance in instances {
+        table.row([
+            instance.id,
+            instance.function.unwrap_or_default(),
+            instance.runtime,
+            name(instance.state).into(),
+            instance.in_flight.to_string(),
+            instance.calls.to_string(),
+            age_seconds(instance.age_seconds),
+            age_seconds(instance.idle_seconds),
+            instance.memory_bytes.map(size).unwrap_or_default(),
+        ]);
+    }
+    out.write_all(table.render(&out).as_bytes())?;
+    Ok(())
+}
+
+fn name(state: InstanceState) -> &'static str {
+    match state {
+        InstanceState::Spare => "spare",
+        InstanceState::Starting => "starting",
+        InstanceState::Idle => "idle",
+        InstanceState::Busy => "busy",
+        InstanceState::Draining => "draining",
+    }
+}

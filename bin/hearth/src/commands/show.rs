@@ -1,0 +1,113 @@
+//! `hearth show`: everything about a function.
+
+use std::io::Write;
+
+use api::{Deployment, DeploymentState, Function};
+use model::FunctionName;
+
+use super::{
+    Connection, DataDirectory,
+    format::{age_since, micros, plain, size, timestamp},
+    ls,
+    out::Out,
+    table::{Column, Table},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  hearth show hello
+  hearth show hello --json | jq -r .active.artifact";
+
+const COLUMNS: &[Column] = &[
+    Column::Text("DEPLOYMENT"),
+    Column::Text("STATE"),
+    Column::Text("RUNTIME"),
+    Column::Number("SIZE"),
+    Column::Text("CREATED"),
+    Column::Wrapped("FAILURE"),
+];
+
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// The function.
+    name: FunctionName,
+    /// Print JSON: the function.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    data: DataDirectory,
+}
+
+pub(crate) async fn run(arguments: &Arguments, connection: &Connection) -> anyhow::Result<()> {
+    let function = connection.client(&arguments.data)?.function(&arguments.name).await?;
+    let mut out = Out::new();
+    if arguments.json {
+        return out.json(&function);
+    }
+    for (name, value) in facts(&function) {
+        writeln!(out, "{name:<13}{}", plain(&value))?;
+    }
+    let mut table = Table::new(COLUMNS);
+    for deployment in &function.deployments {
+        table.row(row(deployment));
+    }
+    write!(out, "\n{}", table.render(&out))?;
+    Ok(())
+}
+
+fn facts(function: &Function) -> Vec<(&'static str, String)> {
+    let Function { settings, load, .. } = function;
+    let mut facts = vec![
+        ("name", function.name.clone()),
+        ("url", function.url.clone()),
+        ("state", ls::state(function).into()),
+    ];
+    if let Some(trouble) = &load.trouble {
+        facts.push(("trouble", trouble.clone()));
+    }
+    if let Some(active) = &function.active {
+        facts.push(("runtime", active.runtime.clone()));
+        facts.push(("entrypoint", active.entrypoint.clone()));
+        facts.push(("artifact", format!("{} ({})", active.artifact, size(active.artifact_bytes))));
+    }
+    let variables = match settings.environment.as_slice() {
+        [] => "none".into(),
+        names => names.join(", "),
+    };
+    let mean = load.busy_micros.checked_div(load.calls).map_or("-".into(), micros);
+    facts.extend([
+        ("variables", variables),
+        ("timeout", settings.timeout.clone()),
+        ("memory", size(settings.memory_bytes)),
+        ("cpus", settings.cpus.to_string()),
+        ("network", settings.network.clone()),
+        ("concurrency", format!("{} calls at once in an instance", settings.concurrency)),
+        ("scale", format!("{} to {}, idle for {}", settings.min, settings.max, settings.idle)),
+        ("instances", format!("{} serve, {} start", load.serving, load.starting)),
+        ("calls", format!("{}, {} failed, {mean} on average", load.calls, load.errors)),
+        ("now", format!("{} run, {} wait", load.in_flight, load.waiting)),
+        ("cold starts", load.cold_starts.to_string()),
+        ("created", timestamp(function.created_at)),
+        ("deployed", format!("{} ago", age_since(function.updated_at))),
+    ]);
+    facts
+}
+
+fn row(deployment: &Deployment) -> [String; 6] {
+    let state = match deployment.state {
+        DeploymentState::Pending => "pending",
+        DeploymentState::Active => "active",
+        DeploymentState::Superseded => "superseded",
+        DeploymentState::Failed => "failed",
+    };
+    let has_artifact = !deployment.artifact.is_empty();
+    [
+        deployment.id.clone(),
+        state.into(),
+        deployment.runtime.clone(),
+        if has_artifact { size(deployment.artifact_bytes) } else { String::new() },
+        timestamp(deployment.created_at),
+        deployment.failure.clone().unwrap_or_default(),
+    ]
+}

@@ -1,0 +1,379 @@
+//! The commands from outside: the real program against a daemon of canned answers.
+
+#[path = "commands/calls.rs"]
+mod calls;
+#[path = "commands/daemon.rs"]
+mod daemon;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use api::{DeployEvent, DeployRequest, Function, Instance, Status};
+use archive::{UnpackLimits, unpack};
+use daemon::{CALL, Daemon, TOKEN, function};
+use model::LogLine;
+
+/// The program with a home of its own and nothing else from this environment.
+fn program(url: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hearth"));
+    command.env_clear().env("HEARTH_URL", url).env("HEARTH_TOKEN", TOKEN);
+    command.env("HEARTH_DATA", "/nonexistent").stdin(Stdio::null());
+    command
+}
+
+fn run(daemon: &Daemon, arguments: &[&str]) -> Output {
+    program(&daemon.url()).args(arguments).output().expect("the program runs")
+}
+
+fn stdout(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A folder that goes with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let root = format!("hearth-commands-{}-{name}", std::process::id());
+        let path = std::env::temp_dir().join(root).join(name);
+        fs::create_dir_all(&path).expect("create");
+        Self(path)
+    }
+
+    fn with_source(name: &str) -> Self {
+        let folder = Self::new(name);
+        fs::write(folder.0.join("index.js"), "source").expect("write");
+        folder
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("plain")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(self.0.parent().expect("made in one"));
+    }
+}
+
+#[test]
+fn lists_are_plain_columns_when_piped() {
+    let daemon = Daemon::start();
+    assert_eq!(
+        stdout(&run(&daemon, &["ls"])),
+        "\
+NAME    STATE    RUNTIME      INSTANCES  CALLS  ERRORS  DEPLOYED  URL
+hello   active   node-20.1.0          2      7       1        0s  http://hello.localhost
+resize  failing  node-20.1.0          2      7       1        0s  http://resize.localhost
+"
+    );
+    assert_eq!(
+        stdout(&run(&daemon, &["ps"])),
+        "\
+INSTANCE  FUNCTION  RUNTIME      STATE  IN-FLIGHT  CALLS  AGE  IDLE   MEMORY
+a1        hello     node-20.1.0  busy           1      7   3m    0s  39.1MiB
+b2        -         node-20.1.0  spare          1      7   3m    0s        -
+"
+    );
+    let shown = stdout(&run(&daemon, &["show", "resize"]));
+    for part in
+        ["resize", "failing", "no memory", "39.1MiB", "GREETING", "2024-11-20T13:20:00.000Z"]
+    {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+}
+
+#[test]
+fn json_is_what_the_api_says() {
+    let daemon = Daemon::start();
+    let json = |arguments: &[&str]| stdout(&run(&daemon, arguments));
+    let functions: Vec<Function> =
+        serde_json::from_str(&json(&["ls", "--json"])).expect("functions");
+    assert_eq!(functions, [function("hello"), function("resize")]);
+    let one: Function =
+        serde_json::from_str(&json(&["show", "hello", "--json"])).expect("a function");
+    assert_eq!(one, function("hello"));
+    let instances: Vec<Instance> =
+        serde_json::from_str(&json(&["ps", "--json"])).expect("instances");
+    assert_eq!(instances.len(), 2);
+    let status: Status =
+        serde_json::from_str(&json(&["top", "--once", "--json"])).expect("a status");
+    assert_eq!(status.version, "0.1.0");
+    let log = json(&["logs", "hello", "--json"]);
+    let log: Vec<LogLine> = lines(&log);
+    assert_eq!(log.len(), 3);
+    let folder = Folder::with_source("json");
+    let events: Vec<DeployEvent> = lines(&json(&["deploy", folder.path(), "--json"]));
+    assert!(matches!(events.last(), Some(DeployEvent::Active { .. })), "{events:?}");
+    let removed: Vec<String> =
+        serde_json::from_str(&json(&["rm", "hello", "resize", "--json"])).expect("names");
+    assert_eq!(removed, ["hello", "resize"]);
+}
+
+fn lines<T: serde::de::DeserializeOwned>(text: &str) -> Vec<T> {
+    text.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+}
+
+#[test]
+fn exit_codes_are_those_of_the_help() {
+    let daemon = Daemon::start();
+    let folder = Folder::with_source("codes");
+    let empty = Folder::new("empty");
+    let path = folder.path();
+    for (arguments, code, says) in [
+        (&["show", "helo"][..], 66, "no function `helo`; did you mean `hello`?"),
+        (&["logs", "helo"], 66, "did you mean"),
+        (&["rm", "helo"], 66, "did you mean"),
+        (&["invoke", "helo"], 66, "did you mean"),
+        (&["invoke", "hello", "--file", "/nonexistent"], 66, "/nonexistent"),
+        (&["invoke", "hello", "--path", "/../resize"], 64, "must begin with `/`"),
+        (&["invoke", "hello", "--path", "/fail"], 1, "hearth logs hello --call"),
+        (&["show", "Hello"], 64, "a function's name"),
+        (&["logs", "hello", "--since", "yesterday"], 64, "10m"),
+        (&["logs", "hello", "--call", "7"], 64, "a call id"),
+        (&["top", "--interval", "1ms"], 64, "100ms"),
+        (&["ls", "--token", "wrong"], 77, "does not accept this token"),
+        (&["ls", "--token", "two words"], 64, "one word"),
+        (&["ls", "--url", "nonsense"], 64, "nonsense"),
+        (&["deploy", "/nonexistent"], 64, "/nonexistent"),
+        (&["deploy", empty.path()], 64, "no files"),
+        (&["deploy", path, "--memory", "lots"], 64, "512MiB"),
+        (&["deploy", path, "--name", "wrong", "--min", "9"], 64, "min is 9"),
+        (&["deploy", path, "--name", "bad"], 65, "step `build`: no such package"),
+        (&["deploy", path, "--name", "full"], 1, "the disk is full"),
+        (&["deploy", path, "--name", "cut"], 1, "hearth show cut"),
+    ] {
+        let output = run(&daemon, arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(says), "{arguments:?}: {}", stderr(&output));
+        assert!(!stderr(&output).contains("panicked"), "{arguments:?}: {}", stderr(&output));
+    }
+    let help = stdout(&run(&daemon, &["--help"]));
+    for code in ["64", "65", "66", "69", "77"] {
+        assert!(help.contains(code), "{help}");
+    }
+}
+
+#[test]
+fn no_daemon_is_69_and_says_what_to_do() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    drop(listener);
+    let folder = Folder::with_source("no-daemon");
+    for arguments in [&["ls"][..], &["invoke", "hello"], &["deploy", folder.path()], &["top"]] {
+        let output = program(&url).args(arguments).output().expect("the program runs");
+        assert_eq!(output.status.code(), Some(69), "{arguments:?}: {}", stderr(&output));
+        assert!(stderr(&output).starts_with("hearth: no daemon at http://127"), "{arguments:?}");
+        assert!(stderr(&output).contains("hearth up"), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_local_daemons_token_is_read_from_its_directory() {
+    let daemon = Daemon::start();
+    let data = Folder::new("data");
+    fs::write(data.0.join("token"), format!("{TOKEN}\n")).expect("write");
+    let ls = |url: &str| {
+        let mut command = program(url);
+        command.env_remove("HEARTH_TOKEN").args(["ls", "--data", data.path()]);
+        command.output().expect("the program runs")
+    };
+    stdout(&ls(&daemon.url()));
+    let elsewhere = ls(&format!("http://0.0.0.0:{}", daemon.address.port()));
+    assert_eq!(elsewhere.status.code(), Some(77), "{}", stderr(&elsewhere));
+    assert!(stderr(&elsewhere).contains("wants a token"), "{}", stderr(&elsewhere));
+    let sent = daemon.seen("GET", "/v1/functions").headers;
+    assert!(!sent.contains_key("authorization"), "a secret of this machine stays on it: {sent:?}");
+}
+
+#[test]
+fn a_deployment_sends_the_folder_and_what_was_asked_for() {
+    let daemon = Daemon::start();
+    let folder = Folder::with_source("My_Function");
+    fs::create_dir(folder.0.join(".git")).expect("create");
+    fs::write(folder.0.join(".git/config"), "secret").expect("write");
+    let output = run(
+        &daemon,
+        &[
+            "deploy",
+            folder.path(),
+            "--runtime",
+            "node-20",
+            "--env",
+            "A=1=2",
+            "--unset",
+            "B",
+            "--memory",
+            "64MiB",
+            "--max",
+            "3",
+            "--timeout",
+            "2s",
+        ],
+    );
+    assert_eq!(stdout(&output), "http://my-function.localhost\n");
+    let told = stderr(&output);
+    assert!(told.contains("added 3 packages\n"), "{told}");
+    assert!(told.contains("hearth invoke my-function"), "{told}");
+
+    let sent = daemon.seen("POST", "/v1/functions/my-function/deployments");
+    let [settings, source] = parts(&sent.body);
+    let request: DeployRequest = serde_json::from_slice(settings).expect("a request");
+    assert_eq!(request.runtime.as_deref(), Some("node-20"));
+    assert_eq!(request.entrypoint, None, "told from the source");
+    let expected = [("A".to_owned(), Some("1=2".to_owned())), ("B".to_owned(), None)];
+    assert_eq!(request.settings.environment, expected.into());
+    assert_eq!(request.settings.memory.as_deref(), Some("64MiB"));
+    assert_eq!((request.settings.max, request.settings.min), (Some(3), None));
+
+    let unpacked = Folder::new("unpacked");
+    unpack(source, &unpacked.0, &UnpackLimits::default()).expect("an archive");
+    let names: Vec<_> = fs::read_dir(&unpacked.0).expect("read").flatten().collect();
+    assert_eq!(names.len(), 1, "{names:?}");
+    assert_eq!(fs::read(unpacked.0.join("index.js")).expect("unpacked"), b"source");
+}
+
+/// The contents of the two parts of a form.
+fn parts(form: &[u8]) -> [&[u8]; 2] {
+    let find = |text: &[u8], what: &[u8]| {
+        text.windows(what.len()).position(|window| window == what).expect("it is there")
+    };
+    let boundary = &form[..find(form, b"\r\n")];
+    let content = |part: &'static [u8]| {
+        let part = &form[find(form, part)..];
+        let start = find(part, b"\r\n\r\n") + 4;
+        let part = &part[start..];
+        &part[..find(part, boundary) - 2]
+    };
+    [content(b"name=\"settings\""), content(b"name=\"source\"")]
+}
+
+#[test]
+fn a_folder_is_not_sent_to_a_daemon_that_does_not_know_us() {
+    let daemon = Daemon::start();
+    let folder = Folder::with_source("unsent");
+    let output = run(&daemon, &["deploy", folder.path(), "--token", "wrong"]);
+    assert_eq!(output.status.code(), Some(77));
+    assert!(daemon.all_seen().iter().all(|seen| seen.method == "GET"));
+}
+
+#[test]
+fn replies_and_logs_are_printed_as_they_come() {
+    let daemon = Daemon::start();
+    for (arguments, first) in [
+        (&["invoke", "hello", "--path", "/stream"][..], "first\n"),
+        (&["logs", "hello", "--follow"], "2024-11-20T13:20:00.123Z  456789ab  log     hi\n"),
+    ] {
+        let mut command = program(&daemon.url());
+        let child = command.args(arguments).stdout(Stdio::piped()).spawn();
+        let mut child = child.expect("the program runs");
+        let mut output = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        output.read_line(&mut line).expect("the first line, while the second is held back");
+        assert_eq!(line, first);
+        daemon.release();
+        let mut rest = String::new();
+        output.read_to_string(&mut rest).expect("the rest");
+        assert!(!rest.is_empty());
+        assert!(child.wait().expect("it ends").success());
+    }
+}
+
+#[test]
+fn a_log_says_when_which_call_and_how_it_ended() {
+    let daemon = Daemon::start();
+    let since = "2024-11-20T13:00:00Z";
+    let output = run(&daemon, &["logs", "hello", "--since", since, "-n", "5", "--call", CALL]);
+    assert_eq!(
+        stdout(&output),
+        format!(
+            "\
+2024-11-20T13:20:00.123Z  456789ab  log     hi
+2024-11-20T13:20:00.123Z  -         note    7 bytes were left out
+2024-11-20T13:20:00.123Z  456789ab  end     GET /x 500 failed in 1.23ms: it broke  {CALL}
+"
+        )
+    );
+    let asked = daemon.seen("GET", "/v1/functions/hello/logs").target;
+    assert_eq!(asked, format!("/v1/functions/hello/logs?call={CALL}&since=1732107600000&limit=5"));
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let daemon = Daemon::start();
+    for arguments in
+        [&["ls"][..], &["ps", "--json"], &["completions", "bash"], &["invoke", "hello"]]
+    {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = program(&daemon.url());
+        let output = command.args(arguments).stdout(writer).output().expect("the program runs");
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", stderr(&output));
+        assert_eq!(stderr(&output), "", "{arguments:?}");
+    }
+}
+
+#[test]
+fn top_tells_rates_of_the_interval() {
+    let daemon = Daemon::start();
+    let printed = stdout(&run(&daemon, &["top", "--once", "--interval", "100ms"]));
+    let row = printed.lines().last().expect("a row");
+    let cells: Vec<_> = row.split_whitespace().collect();
+    assert_eq!(cells[0], "hello", "{printed}");
+    // Ten calls in a tenth of a second, or somewhat longer.
+    let rate: f64 = cells[1].parse().expect("a number");
+    assert!(rate > 0.0 && rate <= 100.0, "{printed}");
+    assert_eq!(cells[2..], ["0.0", "1.50ms", "1", "0", "2", "-"], "{printed}");
+}
+
+#[test]
+fn removing_goes_on_after_a_failure() {
+    let daemon = Daemon::start();
+    let output = run(&daemon, &["rm", "helo", "resize", "nobody"]);
+    assert_eq!(output.status.code(), Some(66));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "resize\n");
+    let told = stderr(&output);
+    assert!(told.contains("`helo`") && told.contains("`nobody`"), "{told}");
+    daemon.seen("DELETE", "/v1/functions/nobody");
+}
+
+#[test]
+fn every_command_has_examples_and_shells_complete_them() {
+    let daemon = Daemon::start();
+    for command in ["deploy", "invoke", "logs", "ls", "show", "ps", "top", "rm", "completions"] {
+        let help = stdout(&run(&daemon, &[command, "--help"]));
+        assert!(help.contains(&format!("Examples:\n  hearth {command}")), "{help}");
+        assert!(!help.contains(TOKEN), "secrets are not shown: {help}");
+    }
+    for (shell, part) in [("bash", "_hearth()"), ("zsh", "#compdef hearth"), ("fish", "complete")] {
+        let script = stdout(&run(&daemon, &["completions", shell]));
+        assert!(script.contains(part) && script.contains("invoke"), "{shell}");
+    }
+}
+
+/// What a person sees: `script` gives the program a terminal.
+#[test]
+fn a_terminal_gets_a_ruled_table() {
+    if !Path::new("/usr/bin/script").exists() {
+        eprintln!("skipped: no `script` on this machine to make a terminal with");
+        return;
+    }
+    let daemon = Daemon::start();
+    let line = format!("stty cols 40 rows 20; {} ls", env!("CARGO_BIN_EXE_hearth"));
+    let mut command = Command::new("/usr/bin/script");
+    command.args(["-qec", &line, "/dev/null"]).env("HEARTH_URL", daemon.url());
+    let output = command.env("HEARTH_TOKEN", TOKEN).stdin(Stdio::null()).output();
+    let printed = stdout(&output.expect("script runs"));
+    assert!(printed.contains("hello") && printed.contains("─────"), "{printed}");
+    assert!(printed.contains("http://resize.localhost"), "an address stays whole: {printed}");
+}

@@ -1,0 +1,68 @@
+//! `hearth invoke`: what is sent, and what is printed.
+
+use std::{fs, io::Write, process::Stdio};
+
+use crate::{
+    Folder,
+    daemon::{CALL, Daemon},
+    program, run, stderr, stdout,
+};
+
+#[test]
+fn a_call_is_what_it_was_told_to_be() {
+    let daemon = Daemon::start();
+    let folder = Folder::new("bodies");
+    let file = folder.0.join("body");
+    fs::write(&file, b"\xff\x00").expect("write");
+    let file = file.to_str().expect("plain");
+    let text = "text/plain; charset=utf-8";
+    for (arguments, expected) in [
+        (&[][..], "GET / -\n".to_owned()),
+        (&["--data", "hi"], format!("POST / {text}\nhi")),
+        (&["--data", ""], format!("POST / {text}\n")),
+        (&["--data", "{\"a\": 1}"], "POST / application/json\n{\"a\": 1}".into()),
+        (&["-d", "hi", "-X", "put", "-H", "Content-Type: a/b"], "PUT / a/b\nhi".into()),
+        (&["--path", "/x/y?z=%20"], "GET /x/y?z=%20 -\n".into()),
+    ] {
+        let arguments = [&["invoke", "hello"], arguments].concat();
+        assert_eq!(stdout(&run(&daemon, &arguments)), expected, "{arguments:?}");
+    }
+    let output = run(&daemon, &["invoke", "hello", "--file", file]);
+    assert_eq!(output.stdout, b"POST / application/octet-stream\n\xff\x00");
+    let sent = daemon.seen("POST", "/fn/hello/").headers;
+    assert!(!sent.contains_key("authorization"), "functions get no token: {sent:?}");
+}
+
+#[test]
+fn standard_input_is_the_body_of_a_call() {
+    let daemon = Daemon::start();
+    let call = |arguments: &[&str], input: &str| {
+        let mut command = program(&daemon.url());
+        command.args(["invoke", "hello"]).args(arguments);
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut child = child.expect("the program runs");
+        let mut stdin = child.stdin.take().expect("piped");
+        // Whoever is not asked for a body does not read it.
+        let _ = stdin.write_all(input.as_bytes());
+        drop(stdin);
+        stdout(&child.wait_with_output().expect("it ends"))
+    };
+    assert_eq!(call(&[], "[1]"), "POST / application/json\n[1]");
+    assert_eq!(call(&["--file", "-"], "x"), "POST / text/plain; charset=utf-8\nx");
+    assert_eq!(call(&[], ""), "GET / -\n", "nothing is no body");
+    assert_eq!(call(&["--data", "y"], "x"), "POST / text/plain; charset=utf-8\ny");
+    assert_eq!(call(&["--method", "GET"], "x"), "GET / -\n");
+}
+
+#[test]
+fn a_failed_call_still_prints_its_body() {
+    let daemon = Daemon::start();
+    let output = run(&daemon, &["invoke", "hello", "--path", "/fail", "--include", "--timing"]);
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(printed.starts_with("HTTP/1.1 500 Internal Server Error\n"), "{printed}");
+    assert!(printed.contains(&format!("\nx-hearth-call: {CALL}\n")), "{printed}");
+    assert!(printed.ends_with("\n\nit broke"), "{printed}");
+    let told = stderr(&output);
+    assert!(told.contains("wait 0.012ms, call 1.5ms; seen from here"), "{told}");
+    assert!(told.contains(&format!("hearth logs hello --call {CALL}")), "{told}");
+}
