@@ -4,7 +4,7 @@
 //! function sees of a request, what a client sees of a reply.
 //!
 //! ```text
-//! connection ─► head ─► Handler::answer ──► read, call_head ─► (a call) ─► response ─► idle ─┐
+//! connection ─► head ─► Handler::answer ──► body, call_head ─► (a call) ─► response ─► idle ─┐
 //!     ▲                                                                                      │
 //!     └──────────────────────────────── keep-alive ◄─────────────────────────────────────────┘
 //! ```
@@ -20,7 +20,7 @@ mod request;
 mod room;
 mod server;
 
-pub use body::{BodyLimits, Unread, read, refuse};
+pub use body::{Bodies, BodyLimits, Unread};
 pub use client::Client;
 pub use reply::{BodyEnd, Gone, InvalidStatus, ReplyBody, response};
 pub use request::{Address, MAX_HEAD, call_head, function_headers, head_size, split_authority};

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use edge::{BodyLimits, Client, Handler, ReplyBody, Server, ServerLimits};
+use edge::{Bodies, BodyLimits, Client, Handler, ReplyBody, Server, ServerLimits};
 use hyper::{Request, Response, body::Incoming};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -26,6 +26,7 @@ const HELD: &str = "GET /held HTTP/1.1\r\nhost: a\r\n\r\n";
 /// Reads the body and says `hello`; `/held` waits for a permit first, `/large` answers with more
 /// than the kernel keeps for a client.
 struct Hello {
+    bodies: Bodies,
     permits: Semaphore,
     answered: AtomicUsize,
     running: AtomicUsize,
@@ -37,7 +38,7 @@ impl Handler for Hello {
     async fn answer(&self, request: Request<Incoming>, _: &Arc<Client>) -> Response<ReplyBody> {
         self.running.fetch_add(1, Ordering::Relaxed);
         let path = request.uri().path().to_owned();
-        let read = edge::read(request.into_body(), &BodyLimits::default()).await;
+        let read = self.bodies.read(request.into_body()).await;
         if path == "/held" {
             self.permits.acquire().await.expect("never closed").forget();
         }
@@ -60,8 +61,8 @@ impl Lab {
     async fn new(limits: ServerLimits) -> Self {
         let server = Server::bind(([127, 0, 0, 1], 0).into(), limits).await.expect("a free port");
         let address = server.address().expect("an address");
-        let permits = Semaphore::new(0);
-        let handler = Hello { permits, answered: 0.into(), running: 0.into() };
+        let (bodies, permits) = (Bodies::new(BodyLimits::default()), Semaphore::new(0));
+        let handler = Hello { bodies, permits, answered: 0.into(), running: 0.into() };
         let handler = Arc::new(handler);
         tokio::spawn(server.run(handler.clone(), std::future::pending()));
         Self { address, handler }

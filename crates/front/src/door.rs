@@ -4,7 +4,7 @@ use std::{fmt::Write, sync::Arc, time::Duration};
 
 use axum::Router;
 use bytes::Bytes;
-use edge::{BodyLimits, Client, Gone, Handler, MAX_HEAD, ReplyBody, head_size};
+use edge::{Bodies, BodyLimits, Client, Gone, Handler, MAX_HEAD, ReplyBody, head_size};
 use hyper::{
     Request, Response, StatusCode,
     body::Incoming,
@@ -54,7 +54,9 @@ impl Default for DoorConfig {
 
 /// The front door: calls functions, and hands anything else to a router.
 pub struct Door {
-    config: DoorConfig,
+    domain: String,
+    half_closed_grace: Duration,
+    bodies: Bodies,
     functions: Arc<dyn Functions>,
     admin: Router,
 }
@@ -76,7 +78,7 @@ impl Handler for Door {
         let Asked { authority, route } = match self.asked(&parts, size) {
             Ok(asked) => asked,
             Err(problem) => {
-                edge::refuse(body, &self.config.body);
+                self.bodies.refuse(body);
                 let mut response = problem.response(None).map(DoorBody::own);
                 // Who cannot be understood may mean something else with what comes next, too.
                 close(&mut response);
@@ -96,7 +98,7 @@ impl Handler for Door {
                 self.call(&target, recording, body, client).await
             }
             None => {
-                edge::refuse(body, &self.config.body);
+                self.bodies.refuse(body);
                 Problem::unknown_function(name).response(None).map(DoorBody::own)
             }
         }
@@ -105,11 +107,10 @@ impl Handler for Door {
 
 impl Door {
     /// A door to these functions.
-    pub fn new(mut config: DoorConfig, functions: Arc<dyn Functions>, admin: Router) -> Self {
-        config.domain.make_ascii_lowercase();
-        let length = config.domain.trim_end_matches('.').len();
-        config.domain.truncate(length);
-        Self { config, functions, admin }
+    pub fn new(config: DoorConfig, functions: Arc<dyn Functions>, admin: Router) -> Self {
+        let DoorConfig { domain, body, half_closed_grace } = config;
+        let domain = domain.trim_end_matches('.').to_ascii_lowercase();
+        Self { domain, half_closed_grace, bodies: Bodies::new(body), functions, admin }
     }
 
     /// Decides where a request goes, before any of its body is read.
@@ -121,7 +122,7 @@ impl Door {
         }
         let authority = authority(parts).map_err(|(status, why)| Problem::refused(status, why))?;
         let host = host_name(authority).unwrap_or("");
-        Ok(Asked { authority, route: route(&self.config.domain, host, parts.uri.path()) })
+        Ok(Asked { authority, route: route(&self.domain, host, parts.uri.path()) })
     }
 
     async fn administer(&self, request: Request<Incoming>) -> HttpResponse {
@@ -139,13 +140,13 @@ impl Door {
         client: &Arc<Client>,
     ) -> HttpResponse {
         let id = recording.id;
-        let mut response = match edge::read(body, &self.config.body).await {
+        let mut response = match self.bodies.read(body).await {
             Ok(body) => {
                 recording.deadline = Instant::now().checked_add(target.timeout);
                 self.deliver(&*target.function, recording, body, client).await
             }
             Err(unread) => {
-                let problem = Problem::unread(unread, self.config.body.size);
+                let problem = Problem::unread(unread, self.bodies.limits());
                 let why = problem.message.clone();
                 failed(&problem, &mut recording, Outcome::Refused, why)
             }
@@ -161,7 +162,7 @@ impl Door {
         body: Bytes,
         client: &Arc<Client>,
     ) -> HttpResponse {
-        let grace = self.config.half_closed_grace;
+        let grace = self.half_closed_grace;
         let call = Call {
             head: recording.head.clone(),
             body: Body::whole(body),

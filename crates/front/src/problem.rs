@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use edge::{InvalidStatus, ReplyBody, Unread};
+use edge::{BodyLimits, InvalidStatus, ReplyBody, Unread};
 use executor::CallError;
 use hyper::{
     Response, StatusCode,
@@ -61,11 +61,18 @@ impl Problem {
     }
 
     /// A body that was not read.
-    pub(crate) fn unread(unread: Unread, most: usize) -> Self {
+    pub(crate) fn unread(unread: Unread, limits: &BodyLimits) -> Self {
         match unread {
             Unread::TooLarge => {
-                let message = format!("The request's body is larger than {most} bytes.");
+                let size = limits.size;
+                let message = format!("The request's body is larger than {size} bytes.");
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", message)
+            }
+            Unread::NoRoom => {
+                let message = "Other requests' bodies take all the memory there is for them.";
+                let retry_after = Some(Duration::from_secs(1));
+                let busy = Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message);
+                Self { retry_after, ..busy }
             }
             Unread::TooSlow => {
                 let message = "The request's body did not arrive in time.";

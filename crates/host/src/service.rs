@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use edge::{BodyLimits, Client, Gone, MAX_HEAD, ReplyBody, Unread, head_size};
+use edge::{Bodies, BodyLimits, Client, Gone, MAX_HEAD, ReplyBody, Unread, head_size};
 use hyper::{
     Request, Response, StatusCode,
     body::Incoming,
@@ -55,7 +55,7 @@ pub struct HostConfig {
 pub(crate) struct Service {
     config: HostConfig,
     backend: Arc<dyn Backend>,
-    body_limits: BodyLimits,
+    bodies: Bodies,
     log_ids: LogIds,
 }
 
@@ -69,9 +69,10 @@ type HttpResponse = Response<ReplyBody>;
 
 impl Service {
     pub(crate) fn new(config: HostConfig, backend: Arc<dyn Backend>) -> Self {
-        let body_limits =
+        let limits =
             BodyLimits { size: MAX_BODY, pause: config.body_timeout, ..BodyLimits::default() };
-        Self { config, backend, body_limits, log_ids: LogIds::new() }
+        let bodies = Bodies::new(limits);
+        Self { config, backend, bodies, log_ids: LogIds::new() }
     }
 
     pub(crate) async fn answer(
@@ -144,7 +145,7 @@ impl Service {
     ) -> HttpResponse {
         let log = log_id.as_ref().map(|id| self.config.logs.open(id));
         let (parts, body) = request.into_parts();
-        let mut response = match edge::read(body, &self.body_limits).await {
+        let mut response = match self.bodies.read(body).await {
             Ok(body) => {
                 let head = Arc::new(request::call_head(&parts, &self.config.enforced));
                 let body = Body::whole(body);
@@ -193,6 +194,9 @@ fn refuse_body(unread: Unread, log: Option<&dyn CallLog>) -> HttpResponse {
     let (status, why) = match unread {
         Unread::TooLarge => {
             (StatusCode::PAYLOAD_TOO_LARGE, "Request body is larger than the limit of 20 MiB.")
+        }
+        Unread::NoRoom => {
+            (StatusCode::SERVICE_UNAVAILABLE, "Other request bodies take all the memory for them.")
         }
         Unread::TooSlow => (StatusCode::REQUEST_TIMEOUT, "Request body did not arrive in time."),
         Unread::Broken => (StatusCode::BAD_REQUEST, "Request body broke off."),
