@@ -267,3 +267,43 @@ impl AsyncWrite for ClientStream {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{net::TcpListener, time::timeout};
+
+    use super::*;
+
+    async fn client() -> (Arc<Client>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (socket, address) = far.expect("accept");
+        (Arc::new(Client::new(socket, address, 0)), near.expect("connect"))
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_place_learns_that_a_client_became_idle() {
+        let (client, _near) = client().await;
+        let room = Room::new(1);
+        let _place = room.enter(client.clone());
+        let request = InProgress::begin(client.clone()).expect("it was idle");
+        room.make_way();
+        drop(request);
+        assert_eq!(client.idle_since(), None, "the response is not written yet");
+        client.rest(&room);
+        timeout(Duration::from_secs(20), room.idle()).await.expect("told at once");
+        room.make_way();
+        assert!(client.has_given_way());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_gave_way_begins_nothing() {
+        let (client, _near) = client().await;
+        let since = client.idle_since().expect("it has not asked yet");
+        assert!(!client.give_way(since + 1), "idle since another time");
+        assert!(client.give_way(since));
+        assert!(InProgress::begin(client.clone()).is_none());
+        assert!(!client.give_way(since), "once is enough");
+    }
+}

@@ -53,7 +53,9 @@ impl Journals {
 struct Memory(Arc<Journals>);
 
 impl Functions for Memory {
+    /// Finds more than it should, as a store might that ignores case: the door must not.
     fn find(&self, name: &str) -> Option<Target> {
+        let name = &*name.to_ascii_lowercase();
         let behaviour = match name {
             name if ECHOES.contains(&name) => Behaviour::Echo,
             "hang" => Behaviour::Hang,
