@@ -58,6 +58,9 @@ pub(crate) struct Runtime {
     versions: Vec<String>,
     /// The worker's command line.
     command: Vec<String>,
+    /// The command line of a zygote that forks workers.
+    #[serde(default)]
+    zygote: Option<Vec<String>>,
     /// What prepares the worker's files for a faster start, once.
     #[serde(default)]
     compile: Vec<String>,
@@ -227,8 +230,12 @@ fn manifests_in(directory: &Path) -> anyhow::Result<Vec<(String, String)>> {
 impl Runtime {
     /// The worker's command line with this interpreter.
     pub(crate) fn command(&self, interpreter: &Interpreter) -> Vec<String> {
-        let program = interpreter.program.to_string_lossy();
-        self.command.iter().map(|word| word.replace("{program}", &program)).collect()
+        interpreter.complete(&self.command)
+    }
+
+    /// The command line of its zygote with this interpreter, if there is one.
+    pub(crate) fn zygote(&self, interpreter: &Interpreter) -> Option<Vec<String>> {
+        self.zygote.as_deref().map(|words| interpreter.complete(words))
     }
 
     fn compile(&self, interpreter: &Interpreter, server: &Path) -> anyhow::Result<()> {
@@ -300,6 +307,13 @@ impl Runtime {
         };
         let is_outside = !prefix.starts_with("/usr") || !program.starts_with("/usr");
         Some(Interpreter { program, version, prefix: is_outside.then_some(prefix) })
+    }
+}
+
+impl Interpreter {
+    fn complete(&self, words: &[String]) -> Vec<String> {
+        let program = self.program.to_string_lossy();
+        words.iter().map(|word| word.replace("{program}", &program)).collect()
     }
 }
 

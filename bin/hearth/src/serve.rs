@@ -375,6 +375,7 @@ fn template(
     let spec = LaunchSpec {
         id: runtime.name.parse().expect("runtimes' names are plain"),
         command: runtime.command(interpreter),
+        zygote: runtime.zygote(interpreter),
         environment: usual.into_iter().chain(own).collect(),
         server,
         programs: interpreter.prefix.iter().cloned().collect(),

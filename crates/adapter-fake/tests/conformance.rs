@@ -15,6 +15,7 @@ fn spec(id: InstanceId, command: &[&str]) -> LaunchSpec {
     LaunchSpec {
         id,
         command: command.iter().map(|word| (*word).to_owned()).collect(),
+        zygote: None,
         environment: vec![],
         server: "/".into(),
         programs: vec![],

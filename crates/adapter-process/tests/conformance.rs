@@ -32,6 +32,7 @@ fn shell(id: InstanceId, script: &str) -> LaunchSpec {
     LaunchSpec {
         id,
         command: ["/bin/sh", "-c", script].map(str::to_owned).into(),
+        zygote: None,
         environment: vec![("GIVEN".into(), "yes".into())],
         server: "/".into(),
         programs: vec![],

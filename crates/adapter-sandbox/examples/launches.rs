@@ -38,6 +38,7 @@ async fn measure(network: Network, count: usize, at_once: usize) {
     let spec = |id: String| LaunchSpec {
         id: id.parse::<InstanceId>().expect("an id"),
         command: vec!["/bin/sleep".into(), "1000".into()],
+        zygote: None,
         environment: Vec::new(),
         server: server.clone(),
         programs: Vec::new(),

@@ -444,7 +444,9 @@ fn spawn(command: &[OsString], socket: OwnedFd) -> io::Result<Child> {
 async fn send(connection: &AsyncFd<OwnedFd>, (bytes, descriptor): &Outgoing) -> io::Result<()> {
     let descriptor = descriptor.as_ref().map(AsFd::as_fd);
     connection
-        .async_io(Interest::WRITABLE, |socket| wire::send_bytes(socket, bytes, descriptor))
+        .async_io(Interest::WRITABLE, |socket| {
+            wire::send_bytes(socket, bytes, descriptor.as_slice())
+        })
         .await
 }
 

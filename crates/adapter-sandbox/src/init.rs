@@ -47,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) raise_loopback: bool,
     pub(crate) filters: Rc<Filters>,
     pub(crate) worker: Worker,
+    /// Whether a zygote is to fork the worker, if it can.
+    pub(crate) waits_for_zygote: bool,
 }
 
 /// Ends the process if its code unwinds: the launcher's frames are further up this stack.
@@ -98,10 +100,26 @@ impl Init<'_> {
             .step("tie itself to the launcher")?;
         self.build()?;
         let signals = sys::child_signals().step("listen for signals")?;
-        let worker = self.plan.worker.start(&self.plan.filters.worker)?;
+        let Some(worker) = self.worker()? else { return Ok(None) };
         self.confine().step("confine the init")?;
         self.report(&Report::Started);
         Ok(Some((worker, signals)))
+    }
+
+    /// Starts the worker, or learns who it is.
+    fn worker(&mut self) -> Result<Option<Pid>, Fault> {
+        if self.plan.waits_for_zygote {
+            // Whoever enters must be allowed to look at the process whose namespaces these are.
+            rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)
+                .step("open up for the worker")?;
+            self.report(&Report::Built);
+            match self.receive() {
+                Some((Order::Adopt(pid), _)) => return Ok(Pid::from_raw(pid)),
+                Some((Order::Start, _)) => {}
+                _ => return Ok(None),
+            }
+        }
+        self.plan.worker.start(&self.plan.filters.worker).map(Some)
     }
 
     fn close_foreign(&self) {
@@ -202,7 +220,7 @@ impl Init<'_> {
                 // The worker leads its own process group.
                 let _ = rustix::process::kill_process_group(worker, Signal::TERM);
             }
-            Some((Order::Attach(_) | Order::Go, _)) => {}
+            Some((Order::Attach(_) | Order::Go | Order::Start | Order::Adopt(_), _)) => {}
             None => return false,
         }
         true
@@ -262,7 +280,7 @@ fn become_user() -> io::Result<()> {
     Ok(set_thread_res_uid(user, user, user)?)
 }
 
-fn enter(root: &str) -> io::Result<()> {
+pub(crate) fn enter(root: &str) -> io::Result<()> {
     rustix::process::chdir(root)?;
     // Both at one place: the old root is then on top, and goes with the next call.
     rustix::process::pivot_root(".", ".")?;

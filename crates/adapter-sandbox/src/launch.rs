@@ -51,6 +51,15 @@ pub(crate) struct Launched {
     pub(crate) group: Group,
     /// What it may use now.
     pub(crate) limits: Limits,
+    /// The worker that a zygote is to fork.
+    pub(crate) expected: Option<Expected>,
+}
+
+/// A worker that is still to come, and the ways into its groups.
+pub(crate) struct Expected {
+    pub(crate) worker: Worker,
+    pub(crate) groups: Vec<OwnedFd>,
+    pub(crate) group: Option<OwnedFd>,
 }
 
 impl Workshop {
@@ -60,6 +69,7 @@ impl Workshop {
         spec: &LaunchSpec,
         output: Option<OwnedFd>,
         slot: u32,
+        waits_for_zygote: bool,
     ) -> Result<Launched, Fault> {
         let user = self.first_user.map(|first| first + slot);
         let mut worker = Worker::new(spec, output)?;
@@ -81,6 +91,7 @@ impl Workshop {
             raise_loopback: spec.network == Network::None && lease.is_none(),
             filters: Rc::clone(&self.filters),
             worker,
+            waits_for_zygote,
         };
         let forked = self.fork(&plan, v2.as_ref(), spec.network, lease.as_ref());
         let started = forked.and_then(|(child, socket)| {
@@ -89,7 +100,9 @@ impl Workshop {
         });
         match started {
             Ok((child, socket)) => {
-                Ok(Launched { child, socket, group, limits: spec.limits.clone() })
+                let Plan { worker, groups, limits, .. } = plan;
+                let expected = waits_for_zygote.then_some(Expected { worker, groups, group: v2 });
+                Ok(Launched { child, socket, group, limits, expected })
             }
             Err(fault) => {
                 let _ = group.remove();

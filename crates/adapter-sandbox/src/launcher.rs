@@ -23,7 +23,7 @@ use std::{
 use model::{InstanceId, LaunchSpec, Limits, Usage};
 use rustix::{
     event::{Timespec, epoll},
-    process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid},
+    process::{Signal, WaitIdStatus, pidfd_send_signal},
 };
 
 use crate::{
@@ -35,14 +35,19 @@ use crate::{
     owner::Owner,
     seccomp::Filters,
     sys,
+    sys::Child,
     template::Templates,
     usage,
     views::Views,
-    wire::{self, Event, Order, Report, Request, Status},
+    wire::{self, Event, Order, Request, Status},
+    zygote::Zygotes,
 };
 
+mod births;
+mod lives;
 mod setup;
 
+use births::Birth;
 pub(crate) use setup::{ABSTRACT_SOCKETS, is_root};
 
 /// The descriptor of the socket to the daemon.
@@ -93,6 +98,9 @@ struct Launcher<'a> {
     deadlines: BTreeSet<(Duration, usize)>,
     /// Those that have ended: when to release them, in this order.
     ended: VecDeque<(Duration, usize)>,
+    zygotes: Zygotes,
+    has_warned_of_births: bool,
+    next_serial: u64,
     buffer: Vec<u8>,
 }
 
@@ -102,7 +110,16 @@ struct Live {
     launched: Launched,
     phase: Phase,
     attaching: Attaching,
-    /// What its init said the worker ended with.
+    /// Tells it from others that had its slot.
+    serial: u64,
+    /// Where the zygote of its worker is, if it is to have one.
+    zygote: Option<usize>,
+    birth: Option<Birth>,
+    /// Why its worker was not forked after all.
+    setback: Option<Fault>,
+    /// The worker, if a zygote has forked it. Otherwise it is its init's affair.
+    worker: Option<Child>,
+    /// What the worker ended with.
     status: Option<Status>,
     kill_at: Option<Duration>,
     ended_at: Duration,
@@ -129,23 +146,33 @@ enum Source {
     Daemon,
     Init(usize),
     Process(usize),
+    Worker(usize),
+    Channel(usize),
+    Zygote(usize),
 }
 
 impl Source {
     fn encode(self) -> epoll::EventData {
-        epoll::EventData::new_u64(match self {
-            Self::Daemon => 0,
-            Self::Init(slot) => 2 * slot as u64 + 2,
-            Self::Process(slot) => 2 * slot as u64 + 3,
-        })
+        let (kind, number) = match self {
+            Self::Daemon => (0, 0),
+            Self::Init(slot) => (1, slot),
+            Self::Process(slot) => (2, slot),
+            Self::Worker(slot) => (3, slot),
+            Self::Channel(slot) => (4, slot),
+            Self::Zygote(place) => (5, place),
+        };
+        epoll::EventData::new_u64(8 * number as u64 + kind)
     }
 
     fn decode(data: epoll::EventData) -> Self {
         let number = usize::try_from(data.u64()).expect("encoded from a slot");
-        match number {
-            0 => Self::Daemon,
-            even if even % 2 == 0 => Self::Init(even / 2 - 1),
-            odd => Self::Process(odd / 2 - 1),
+        match (number % 8, number / 8) {
+            (1, slot) => Self::Init(slot),
+            (2, slot) => Self::Process(slot),
+            (3, slot) => Self::Worker(slot),
+            (4, slot) => Self::Channel(slot),
+            (5, place) => Self::Zygote(place),
+            _ => Self::Daemon,
         }
     }
 }
@@ -190,6 +217,9 @@ impl<'a> Launcher<'a> {
             slots: HashMap::new(),
             deadlines: BTreeSet::new(),
             ended: VecDeque::new(),
+            zygotes: Zygotes::default(),
+            has_warned_of_births: false,
+            next_serial: 0,
             buffer,
         };
         launcher.listen(launcher.daemon, Source::Daemon).step("listen to the daemon")?;
@@ -229,12 +259,19 @@ impl<'a> Launcher<'a> {
                     }
                     Source::Init(slot) => self.hear(slot),
                     Source::Process(slot) => self.bury(slot),
+                    Source::Worker(slot) => self.bury_worker(slot),
+                    Source::Channel(slot) => self.hear_worker(slot),
+                    Source::Zygote(place) => self.heed(place),
                 }
             }
             self.kill_overdue();
             // One at a time: removing is slow, and somebody may be waiting for a launch.
             self.release_next();
-            if events.is_empty() && self.has_time() {
+            self.tend_zygotes();
+            let has_time = events.is_empty() && self.has_time();
+            if self.zygotes.is_wanting(has_time) {
+                self.start_zygote();
+            } else if has_time {
                 self.workshop.networks.refill();
             }
         }
@@ -242,14 +279,17 @@ impl<'a> Launcher<'a> {
 
     /// How long to wait for an event, until there is something else to do.
     fn timeout(&self) -> Option<Timespec> {
-        let refill = self.has_time() && self.workshop.networks.is_wanting();
+        let has_time = self.has_time();
+        let is_wanting = self.workshop.networks.is_wanting() || self.zygotes.is_wanting(true);
         let next = self
             .deadlines
             .first()
             .into_iter()
             .chain(self.ended.front())
-            .map(|(when, _)| when.saturating_sub(sys::now()))
-            .chain(refill.then_some(QUIET));
+            .map(|(when, _)| *when)
+            .chain(self.zygotes.next_deadline())
+            .map(|when| when.saturating_sub(sys::now()))
+            .chain((has_time && is_wanting).then_some(QUIET));
         let left = next.min()?;
         Some(Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
@@ -300,7 +340,9 @@ impl<'a> Launcher<'a> {
     ) -> Result<(), Fault> {
         let number = u32::try_from(slot).ok().filter(|slot| *slot < USERS_OF_AN_OWNER);
         let number = number.ok_or_else(|| Fault::new("find a free user", libc::EAGAIN))?;
-        let launched = self.workshop.launch(spec, output, number)?;
+        let zygote = self.zygotes.find(spec);
+        let launched = self.workshop.launch(spec, output, number, zygote.is_some())?;
+        self.next_serial += 1;
         let listening = self
             .listen(&launched.socket, Source::Init(slot))
             .and_then(|()| self.listen(&launched.child.pidfd, Source::Process(slot)));
@@ -316,6 +358,11 @@ impl<'a> Launcher<'a> {
             launched,
             phase,
             attaching: Attaching::NotYet,
+            serial: self.next_serial,
+            zygote,
+            birth: None,
+            setback: None,
+            worker: None,
             status: None,
             kill_at: None,
             ended_at: Duration::ZERO,
@@ -359,7 +406,9 @@ impl<'a> Launcher<'a> {
         let slot = self.slots.get(id).copied();
         let live = slot.and_then(|slot| self.instances[slot].as_ref());
         let live = live.ok_or_else(|| Fault::new("measure what has ended", libc::ESRCH))?;
-        Ok(usage::measure(&live.launched.group, &[live.launched.child.pid]))
+        let worker = live.worker.iter().map(|worker| worker.pid);
+        let roots: Vec<_> = worker.chain([live.launched.child.pid]).collect();
+        Ok(usage::measure(&live.launched.group, &roots))
     }
 
     fn stop(&mut self, id: &InstanceId, grace: Duration) {
@@ -388,117 +437,21 @@ impl<'a> Launcher<'a> {
                 return;
             }
             self.deadlines.pop_first();
-            if let Some(live) = &mut self.instances[slot] {
-                live.kill_at = None;
-                kill(&live.launched);
+            let Some(live) = &mut self.instances[slot] else { continue };
+            live.kill_at = None;
+            match live.birth {
+                Some(_) => self.hurry_birth(slot),
+                None => kill(&live.launched),
             }
         }
-    }
-
-    /// Takes a report from an init.
-    fn hear(&mut self, slot: usize) {
-        let Some(live) = &mut self.instances[slot] else { return };
-        match wire::receive(&live.launched.socket, &mut self.buffer) {
-            Ok(Some((report, _))) => self.note(slot, report),
-            // It has ended or is about to: its pidfd tells when.
-            Ok(None) | Err(_) => {
-                let _ = epoll::delete(&self.epoll, &live.launched.socket);
-                kill(&live.launched);
-            }
-        }
-    }
-
-    fn note(&mut self, slot: usize, report: Report) {
-        let Some(live) = &mut self.instances[slot] else { return };
-        let event = match report {
-            Report::Started => {
-                live.phase = Phase::Running;
-                let pid = live.launched.child.pid.as_raw_nonzero().get().unsigned_abs();
-                Event::Launched { id: live.id.clone(), pid }
-            }
-            Report::Failed(fault) => {
-                live.phase = Phase::Failed(fault);
-                return;
-            }
-            Report::Attached(result) => {
-                match std::mem::replace(&mut live.attaching, Attaching::Done) {
-                    Attaching::Asked(request) => Event::Attached { request, result },
-                    Attaching::NotYet | Attaching::Done => return,
-                }
-            }
-            Report::Ended(status) => {
-                live.status = Some(status);
-                return;
-            }
-        };
-        self.tell(&event);
-    }
-
-    /// An init, and with it every process of its instance, is gone.
-    fn bury(&mut self, slot: usize) {
-        // What it said last may still be unread.
-        while self.instances[slot].as_ref().is_some_and(has_words) {
-            self.hear(slot);
-        }
-        let Some(live) = &mut self.instances[slot] else { return };
-        let _ = epoll::delete(&self.epoll, &live.launched.socket);
-        let _ = epoll::delete(&self.epoll, &live.launched.child.pidfd);
-        let status = reap(&live.launched);
-        live.ended_at = sys::now();
-        if let Some(kill_at) = live.kill_at.take() {
-            self.deadlines.remove(&(kill_at, slot));
-        }
-        self.slots.remove(&live.id);
-        self.ended.push_back((live.ended_at, slot));
-        let mut events = Vec::new();
-        if let Attaching::Asked(request) = live.attaching {
-            let fault = Fault::new("attach to what has ended", libc::ESRCH);
-            events.push(Event::Attached { request, result: Err(fault) });
-        }
-        if matches!(live.phase, Phase::Running) {
-            events.push(Event::Ended {
-                id: live.id.clone(),
-                status: live.status.unwrap_or(status),
-                out_of_memory: live.launched.group.is_out_of_memory(),
-            });
-        }
-        events.iter().for_each(|event| self.tell(event));
-    }
-
-    fn release_next(&mut self) {
-        let now = sys::now();
-        let due = self.ended.pop_front_if(|(when, _)| *when <= now);
-        let Some((_, slot)) = due else { return };
-        let Some(live) = self.instances[slot].take() else { return };
-        if let Err(error) = live.launched.group.remove() {
-            if now < live.ended_at + RELEASE_AT_LAST {
-                self.instances[slot] = Some(live);
-                self.ended.push_back((now + RELEASE_AGAIN, slot));
-                return;
-            }
-            self.tell(&Event::Warning(format!(
-                "could not remove a cgroup of `{}`: {error}",
-                live.id
-            )));
-        }
-        let event = match live.phase {
-            Phase::Running => Event::Released { id: live.id },
-            Phase::Failed(fault) => Event::LaunchFailed { id: live.id, fault },
-            Phase::Starting => Event::LaunchFailed {
-                id: live.id,
-                fault: Fault::new("start the instance: it was killed", libc::ECHILD),
-            },
-        };
-        self.tell(&event);
     }
 
     /// Ends everything.
     fn finish(mut self) {
         let all: Vec<Live> = self.instances.drain(..).flatten().collect();
+        self.zygotes.finish();
         all.iter().for_each(|live| kill(&live.launched));
-        for live in &all {
-            reap(&live.launched);
-        }
+        all.iter().for_each(births::collect_all);
         let Workshop { templates, groups, views, networks, .. } = self.workshop;
         networks.finish(self.owner.number);
         groups.clear();
@@ -510,23 +463,13 @@ impl<'a> Launcher<'a> {
     }
 }
 
-fn has_words(live: &Live) -> bool {
-    use rustix::event::{PollFd, PollFlags, poll};
-    let mut ready = [PollFd::new(&live.launched.socket, PollFlags::IN)];
-    let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut ready, Some(&zero)).is_ok()
-        && ready[0].revents().contains(PollFlags::IN)
-        && !ready[0].revents().contains(PollFlags::HUP)
-}
-
 fn kill(launched: &Launched) {
     // It fails only if there is nothing left to kill.
     let _ = pidfd_send_signal(&launched.child.pidfd, Signal::KILL);
 }
 
-fn reap(launched: &Launched) -> Status {
-    let ended = waitid(WaitId::PidFd(launched.child.pidfd.as_fd()), WaitIdOptions::EXITED);
-    match ended.ok().flatten() {
+fn status_of(ended: Option<WaitIdStatus>) -> Status {
+    match ended {
         Some(ended) => match (ended.exit_status(), ended.terminating_signal()) {
             (Some(code), _) => Status::Code(code),
             (_, Some(signal)) => Status::Signal(signal),

@@ -37,6 +37,7 @@ mod usage;
 mod views;
 mod wire;
 mod worker;
+mod zygote;
 
 pub use adapter::{Config, SandboxAdapter};
 pub use launcher::launcher_main;

@@ -129,9 +129,9 @@ pub(crate) fn close_all_but(kept: &[BorrowedFd<'_>]) {
     close_range(first, u32::MAX, 0);
 }
 
-/// Marks everything but the three standard descriptors as not inherited by the next program.
-pub(crate) fn inherit_only_standard() {
-    close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+/// Marks every descriptor but those below a number as not inherited by the next program.
+pub(crate) fn inherit_only_below(number: u32) {
+    close_range(number, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
 }
 
 fn close_range(first: u32, last: u32, flags: u32) {
@@ -139,9 +139,10 @@ fn close_range(first: u32, last: u32, flags: u32) {
     unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
 }
 
-/// Makes a descriptor available under a standard number, for the next program too.
+/// Makes a descriptor available under a number for the next program too, in a child that is about
+/// to run it. Whatever has that number already must not be used or dropped again.
 pub(crate) fn duplicate_to(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
-    // SAFETY: takes no pointers; the numbers are 0, 1 and 2, which nothing here owns.
+    // SAFETY: takes no pointers; that nobody uses what it replaces is the callers' contract.
     check(unsafe { libc::dup2(fd.as_raw_fd(), number) }.into())
 }
 

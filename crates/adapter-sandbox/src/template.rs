@@ -64,7 +64,7 @@ struct Template {
 /// What makes two launches share a root. Directories are known by inode, too: one may be replaced
 /// by another of the same name.
 #[derive(PartialEq, Eq)]
-struct Key {
+pub(crate) struct Key {
     directories: Vec<(PathBuf, u64, u64)>,
     network: Network,
 }
@@ -116,7 +116,7 @@ impl Template {
 }
 
 impl Key {
-    fn of(spec: &LaunchSpec) -> Result<Self, Fault> {
+    pub(crate) fn of(spec: &LaunchSpec) -> Result<Self, Fault> {
         let identify = |path: &PathBuf| {
             let found = fs::metadata(path).step(format!("find {}", path.display()))?;
             Ok((path.clone(), found.dev(), found.ino()))

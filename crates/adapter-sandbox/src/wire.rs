@@ -22,6 +22,9 @@ use crate::fault::Fault;
 /// kernel copies a packet in one piece.
 pub(crate) const LONGEST: usize = 128 << 10;
 
+/// The most descriptors beside a message: a pidfd, a socket, and four groups.
+const MOST_DESCRIPTORS: usize = 6;
+
 /// From the daemon to the launcher.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
@@ -106,6 +109,10 @@ pub(crate) struct Abilities {
 pub(crate) enum Order {
     /// The user namespace has its ids: build the instance.
     Go,
+    /// Start the worker: no zygote will.
+    Start,
+    /// A zygote has forked the worker, which has this id inside.
+    Adopt(i32),
     /// Carries the artifact as a detached mount, with the limits if they are others from now on.
     Attach(Option<Box<Limits>>),
     /// Ask the worker to end.
@@ -115,10 +122,31 @@ pub(crate) enum Order {
 /// From an init to the launcher.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
+    /// The instance is there, but for its worker.
+    Built,
     Started,
     Failed(Fault),
     Attached(Result<(), Fault>),
     Ended(Status),
+}
+
+/// From a zygote to the launcher.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Offer {
+    /// It can fork.
+    Ready,
+    /// The answer to a request, in order: the id of the child, whose pidfd comes with it.
+    Forked(i32),
+    /// The other answer.
+    Failed(Fault),
+}
+
+/// From a worker that a zygote has forked to the launcher.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Birth {
+    /// It is confined and about to be a worker; this is its id inside.
+    Ready(i32),
+    Failed(Fault),
 }
 
 /// What a process ended with.
@@ -152,10 +180,9 @@ pub(crate) fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
 pub(crate) fn send_bytes(
     socket: impl AsFd,
     bytes: &[u8],
-    descriptor: Option<BorrowedFd<'_>>,
+    descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
-    let descriptors = descriptor.as_slice();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() {
         ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
@@ -172,7 +199,7 @@ pub(crate) fn send(
     message: &impl Serialize,
     descriptor: Option<BorrowedFd<'_>>,
 ) -> io::Result<()> {
-    send_bytes(socket, &encode(message)?, descriptor)
+    send_bytes(socket, &encode(message)?, descriptor.as_slice())
 }
 
 /// Receives a message, or `None` once the other end is closed.

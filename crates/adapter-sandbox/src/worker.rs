@@ -1,6 +1,7 @@
 //! The function's process, from its fork to its own program.
 
 use std::{
+    collections::BTreeMap,
     ffi::{CStr, CString},
     fs::File,
     io::{self, Read},
@@ -17,11 +18,33 @@ use rustix::{
     process::{Pid, Resource, Rlimit},
     thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets},
 };
+use serde::Serialize;
 
 use crate::{
     fault::{Fault, Step},
+    init::USER,
     sys,
 };
+
+/// The namespaces of an instance that a forked worker enters by itself: all but that of its id.
+const NAMESPACES: i32 = libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP;
+
+/// What a worker must know that a zygote has forked.
+#[derive(Serialize)]
+pub(crate) struct Details<'a> {
+    namespaces: i32,
+    user: u32,
+    directory: &'static str,
+    environment: Vec<&'a str>,
+    resources: BTreeMap<&'static str, u64>,
+    /// In hexadecimal digits.
+    filter: String,
+    has_output: bool,
+}
 
 /// A worker that is about to be started.
 pub(crate) struct Worker {
@@ -62,6 +85,27 @@ impl Worker {
         })
     }
 
+    /// What a worker must know that a zygote forks, and the descriptors that go with it.
+    pub(crate) fn details(
+        &self,
+        filter: &[sock_filter],
+    ) -> Result<(Details<'_>, Vec<OwnedFd>), Fault> {
+        let landlock = self.shares_host_network.then(abstract_sockets).transpose();
+        let landlock = landlock.step("set up Landlock")?.flatten();
+        let output = self.output.as_ref().map(OwnedFd::try_clone).transpose();
+        let output = output.step("duplicate the output")?;
+        let details = Details {
+            namespaces: NAMESPACES | if self.shares_host_network { 0 } else { libc::CLONE_NEWNET },
+            user: USER,
+            directory: paths::SERVER,
+            environment: self.environment.iter().filter_map(|text| text.to_str().ok()).collect(),
+            resources: self.resources().into_iter().map(|(_, name, limit)| (name, limit)).collect(),
+            filter: hex(filter),
+            has_output: output.is_some(),
+        };
+        Ok((details, output.into_iter().chain(landlock).collect()))
+    }
+
     /// Forks, and returns once the program runs.
     pub(crate) fn start(&self, filter: &[sock_filter]) -> Result<Pid, Fault> {
         let (mut reader, writer) = io::pipe().step("make a pipe")?;
@@ -95,7 +139,7 @@ impl Worker {
             keep_from_abstract_sockets().step("set up Landlock")?;
         }
         sys::reset_signals();
-        sys::inherit_only_standard();
+        sys::inherit_only_below(3);
         sys::install_filter(filter).step("install the system call filter")?;
         Err(self.replace()).step(format!("run {}", self.program.to_string_lossy()))
     }
@@ -130,13 +174,20 @@ impl Worker {
     }
 
     fn limit(&self) -> io::Result<()> {
-        lower(Resource::Core, 0)?;
-        lower(Resource::Nofile, self.limits.open_files)?;
+        self.resources().into_iter().try_for_each(|(resource, _, limit)| lower(resource, limit))
+    }
+
+    /// The limits of each process by itself, with the names that programs know them by.
+    fn resources(&self) -> Vec<(Resource, &'static str, u64)> {
+        let mut resources = vec![
+            (Resource::Core, "RLIMIT_CORE", 0),
+            (Resource::Nofile, "RLIMIT_NOFILE", self.limits.open_files),
+        ];
         if !self.has_groups {
-            lower(Resource::Data, self.limits.memory_bytes)?;
-            lower(Resource::Nproc, u64::from(self.limits.pids))?;
+            resources.push((Resource::Data, "RLIMIT_DATA", self.limits.memory_bytes));
+            resources.push((Resource::Nproc, "RLIMIT_NPROC", self.limits.pids.into()));
         }
-        Ok(())
+        resources
     }
 }
 
@@ -155,7 +206,7 @@ fn relimit(worker: Pid, resource: Resource, old: u64, new: u64) -> io::Result<()
 }
 
 /// Never above what the launcher has itself.
-fn lower(resource: Resource, limit: u64) -> io::Result<()> {
+pub(crate) fn lower(resource: Resource, limit: u64) -> io::Result<()> {
     let highest = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
     let limit = Some(limit.min(highest));
     Ok(rustix::process::setrlimit(resource, Rlimit { current: limit, maximum: limit })?)
@@ -173,29 +224,48 @@ fn drop_capabilities() -> io::Result<()> {
             | Bits::NO_CAP_AMBIENT_RAISE
             | Bits::NO_CAP_AMBIENT_RAISE_LOCKED,
     )?;
-    for number in 0..64 {
-        match thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(
-            1 << number,
-        )) {
-            // Numbers beyond what this kernel knows.
-            Err(rustix::io::Errno::INVAL) => break,
-            result => result?,
-        }
-    }
+    drop_from_bounding_set(CapabilitySet::from_bits_retain(u64::MAX))?;
     thread::clear_ambient_capability_set()?;
     let none = CapabilitySet::empty();
     let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
     Ok(thread::set_capabilities(None, sets)?)
 }
 
+/// What is dropped no program of this process or its children will have.
+pub(crate) fn drop_from_bounding_set(dropped: CapabilitySet) -> io::Result<()> {
+    for bit in (0..64).map(|number| 1 << number).filter(|bit| dropped.bits() & bit != 0) {
+        let one = CapabilitySet::from_bits_retain(bit);
+        match rustix::thread::remove_capability_from_bounding_set(one) {
+            // Numbers beyond what this kernel knows.
+            Err(rustix::io::Errno::INVAL) => break,
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
 /// The host's abstract sockets have no file whose owner could refuse. Kernels before 6.12 cannot
 /// do this, which `weaknesses` says.
 fn keep_from_abstract_sockets() -> io::Result<()> {
+    ruleset()?.restrict_self().map(drop).map_err(io::Error::other)
+}
+
+/// The same as a descriptor for whoever is to be restricted. None where the kernel cannot.
+fn abstract_sockets() -> io::Result<Option<OwnedFd>> {
+    Ok(ruleset()?.into())
+}
+
+fn ruleset() -> io::Result<landlock::RulesetCreated> {
     use landlock::{Ruleset, RulesetAttr, Scope};
-    Ruleset::default()
-        .scope(Scope::AbstractUnixSocket)
-        .and_then(Ruleset::create)
-        .and_then(landlock::RulesetCreated::restrict_self)
-        .map(drop)
-        .map_err(io::Error::other)
+    let ruleset = Ruleset::default().scope(Scope::AbstractUnixSocket);
+    ruleset.and_then(Ruleset::create).map_err(io::Error::other)
+}
+
+/// The filter's instructions as they are in memory.
+fn hex(filter: &[sock_filter]) -> String {
+    let bytes = filter.iter().flat_map(|instruction| {
+        let sock_filter { code, jt, jf, k } = *instruction;
+        code.to_ne_bytes().into_iter().chain([jt, jf]).chain(k.to_ne_bytes())
+    });
+    bytes.fold(String::with_capacity(filter.len() * 16), |text, byte| text + &format!("{byte:02x}"))
 }

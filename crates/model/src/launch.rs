@@ -22,6 +22,10 @@ pub struct LaunchSpec {
     /// The program's absolute path and its arguments. `{server}` in an argument stands for the
     /// runtime's directory as seen from inside.
     pub command: Vec<String>,
+    /// The command line of a zygote: a program that has loaded what workers of this runtime need, and
+    /// forks them (docs/protocols/worker.md). An adapter that has no use for it runs `command`, and
+    /// so does one whose zygote is not ready or fails.
+    pub zygote: Option<Vec<String>>,
     /// The whole environment: nothing is inherited.
     pub environment: Vec<(String, String)>,
     /// The runtime's directory on the host, seen read-only at [`paths::SERVER`].

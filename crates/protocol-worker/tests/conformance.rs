@@ -62,6 +62,7 @@ fn spec(id: &str) -> LaunchSpec {
     LaunchSpec {
         id: id.parse().expect("an id"),
         command: vec![],
+        zygote: None,
         environment: vec![],
         server: "/".into(),
         programs: vec![],

@@ -84,6 +84,7 @@ fn spec(id: &str) -> LaunchSpec {
     LaunchSpec {
         id: id.parse().unwrap_or_else(|_| -> InstanceId { panic!("{id} is no id") }),
         command: vec![],
+        zygote: None,
         environment: vec![],
         server: PathBuf::from("/"),
         programs: vec![],

@@ -1,5 +1,7 @@
 """Starts Hearth's Python worker: connects to the host, says hello, then serves one function.
 
+With `--zygote` it does so in each of the processes that it forks (`hearth_worker.zygote`).
+
 Kept this small because the program's main file is compiled at every start, unlike the package.
 """
 
@@ -12,12 +14,18 @@ def main():
     sys.path.insert(0, here)
     from hearth_worker import connection
 
+    is_forked = sys.argv[1:] == ["--zygote"]
+    if is_forked:
+        from hearth_worker import zygote
+
+        zygote.serve()
+        del sys.argv[1:]
     # The package finds its own later imports by its __path__; the function gets a clean list.
     sys.path.remove(here)
     path = os.environ.pop("HEARTH_SOCKET", None)
     if not path:
         sys.exit("hearth-worker: HEARTH_SOCKET is not set; the host starts this program")
-    connection.run(path)
+    connection.run(path, is_forked)
 
 
 # multiprocessing imports this file again in the processes that a function spawns.

@@ -42,7 +42,8 @@ impl Subject for Sandboxes {
     }
 
     fn broken(&self, id: InstanceId) -> LaunchSpec {
-        self.0.spec(&id, &["/nonexistent/program"])
+        // A zygote is not asked what program there is.
+        LaunchSpec { zygote: None, ..self.0.spec(&id, &["/nonexistent/program"]) }
     }
 
     fn artifact(&self) -> PathBuf {

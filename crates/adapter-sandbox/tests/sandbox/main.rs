@@ -11,6 +11,7 @@ mod limits;
 mod network;
 mod probe;
 mod world;
+mod zygote;
 
 use std::{
     env,
@@ -26,6 +27,13 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 const NOBODY: u32 = 65534;
 
+/// How workers begin.
+#[derive(Clone, Copy)]
+enum Way {
+    Started,
+    Forked,
+}
+
 type Test = (&'static str, fn(Lab) -> lab::Future);
 
 fn main() -> ExitCode {
@@ -40,20 +48,23 @@ fn main() -> ExitCode {
         _ => {}
     }
     let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
-    let is_chosen = |(name, _): &&Test| filter.is_none_or(|filter| name.contains(filter.as_str()));
-    let tests: Vec<Test> = [
+    let is_chosen = |(name, _): &Test| filter.is_none_or(|filter| name.contains(filter.as_str()));
+    // What holds for workers that are started must hold for those that are forked.
+    let of_workers = [
         conformance::TESTS,
         world::TESTS,
         escape::TESTS,
         limits::TESTS,
         network::TESTS,
-        probe::TESTS,
-        drills::TESTS,
+        drills::OF_WORKERS,
     ]
     .concat();
+    let others = [probe::TESTS, drills::TESTS].concat();
+    let started = of_workers.iter().chain(&others).map(|test| (test, Way::Started));
+    let forked = of_workers.iter().chain(zygote::TESTS).map(|test| (test, Way::Forked));
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    for (name, test) in tests.iter().filter(is_chosen) {
-        match run(name, *test) {
+    for ((name, test), way) in started.chain(forked).filter(|(test, _)| is_chosen(test)) {
+        match run(name, *test, way) {
             Some(Outcome::Passed) => passed += 1,
             Some(Outcome::Skipped(_)) => skipped += 1,
             None => failed += 1,
@@ -69,13 +80,20 @@ fn user() -> &'static str {
 }
 
 /// Runs one test in a runtime of its own. A panic is its failure: none.
-fn run(name: &str, test: fn(Lab) -> lab::Future) -> Option<Outcome> {
-    let user = user();
+fn run(name: &str, test: fn(Lab) -> lab::Future, way: Way) -> Option<Outcome> {
+    let user = match way {
+        Way::Started => user().to_owned(),
+        Way::Forked => format!("{}, forked", user()),
+    };
     let outcome = std::panic::catch_unwind(|| {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
-            let lab = match Lab::open().await {
+            let opened = match way {
+                Way::Started => Lab::open().await,
+                Way::Forked => Lab::open_with_zygote().await,
+            };
+            let lab = match opened {
                 Ok(lab) => lab,
                 // Only a machine that lacks something is a reason to skip.
                 Err(error) if adapter_sandbox::probe().is_enough() => panic!("{error}"),

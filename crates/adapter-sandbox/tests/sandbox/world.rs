@@ -144,8 +144,7 @@ async fn a_killed_worker_is_reported(lab: Lab) -> Outcome {
     let spec = lab.spec(&id("killed"), &["/bin/sleep", "1000"]);
     let instance = lab.adapter.launch(&spec, None).await.expect("launch");
     let init = instance.pid.expect("has a process");
-    let worker = fs::read_to_string(format!("/proc/{init}/task/{init}/children")).expect("lists");
-    let worker = worker.trim().parse().ok().and_then(Pid::from_raw).expect("one child");
+    let worker = lab.worker_of(init).try_into().ok().and_then(Pid::from_raw).expect("a pid");
     kill_process(worker, Signal::KILL).expect("kill");
     let exit = lab.adapter.wait(&spec.id).await.expect("wait");
     assert_eq!(exit.status, ExitStatus::Signal(9));

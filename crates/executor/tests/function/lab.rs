@@ -182,6 +182,7 @@ fn template() -> Template {
     let spec = LaunchSpec {
         id: "i".parse().expect("an id"),
         command: vec!["sleep".into()],
+        zygote: None,
         environment: vec![],
         server: "/".into(),
         programs: vec![],

@@ -16,7 +16,7 @@ COMMON = (
 )  # fmt: skip
 
 
-def run(path):
+def run(path, is_prepared=False):
     """Serves the host that listens at `path`. Does not return."""
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     sock.connect(path)
@@ -30,7 +30,8 @@ def run(path):
     )
     # A terminal's Ctrl-C reaches every process of its group; the host decides when to end.
     signal(SIGINT, SIG_IGN)
-    prepare(lambda: _is_readable(sock))
+    if not is_prepared:
+        prepare(lambda: _is_readable(sock))
     _serve(sock)
 
 
