@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use logs::LogLimits;
 use protocol::{CallLog, LogStream};
 
 use crate::lab::{ALL, Lab, call, end, eventually, function, text};
@@ -114,4 +115,30 @@ fn reading_and_following_has_no_line_twice_and_none_missing() {
     let expected: Vec<_> = (0..number).map(|number| format!("end: GET /{number}")).collect();
     assert_eq!(texts.len(), expected.len());
     assert!(texts == expected, "in order, too");
+}
+
+#[test]
+fn what_is_followed_is_not_read_as_well() {
+    let limits = LogLimits { index_every: Duration::from_secs(3600), ..LogLimits::default() };
+    let lab = Lab::with(limits);
+    let log = |path| lab.function("hello").call(call(1)).end(end(path));
+    log("/before");
+    lab.store.flush().expect("written");
+    lab.catalog.shut();
+    std::thread::scope(|scope| {
+        let hello = function("hello");
+        let reading = scope.spawn(|| lab.store.read_and_follow(&function("hello"), ALL));
+        // It follows by now, and has not read yet.
+        eventually("it asks the index", || lab.catalog.waiting() == 1);
+        log("/after");
+        lab.store.flush().expect("written");
+        lab.catalog.open();
+        let (lines, mut follower) = reading.join().expect("no panic").expect("read");
+        assert_eq!(lines.iter().map(text).collect::<Vec<_>>(), ["end: GET /before"]);
+        lab.store.remove(&hello).expect("removed");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let line = runtime.block_on(follower.next()).expect("a line");
+        assert_eq!(text(&line), "end: GET /after");
+        assert_eq!(runtime.block_on(follower.next()), None);
+    });
 }

@@ -4,7 +4,7 @@ use std::{
     fs,
     path::PathBuf,
     sync::{
-        Arc, Condvar, Mutex,
+        Arc, Condvar, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -41,7 +41,7 @@ impl Lab {
 
     fn open(directory: tempfile::TempDir, limits: LogLimits, clock: Arc<AtomicU64>) -> Self {
         let catalog = SqliteCatalog::open(directory.path()).expect("a catalog");
-        let catalog = Arc::new(Gate { catalog, is_shut: Mutex::default(), bell: Condvar::new() });
+        let catalog = Arc::new(Gate { catalog, state: Mutex::default(), bell: Condvar::new() });
         let time = clock.clone();
         let store = LogStore::with_clock(
             &directory.path().join("logs"),
@@ -138,32 +138,67 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     panic!("never: {what}");
 }
 
-/// A catalog whose index of logs can be made to stall, and the writer with it.
+/// A catalog whose index of logs can be made to stall, and whoever uses it too; or to fail.
 pub(crate) struct Gate {
     catalog: SqliteCatalog,
-    is_shut: Mutex<bool>,
+    state: Mutex<GateState>,
     bell: Condvar,
 }
 
+#[derive(Default)]
+struct GateState {
+    is_shut: bool,
+    waiting: usize,
+    is_broken: bool,
+    failures: usize,
+}
+
 impl Gate {
+    fn state(&self) -> MutexGuard<'_, GateState> {
+        self.state.lock().expect("no panic")
+    }
+
     pub(crate) fn shut(&self) {
-        *self.is_shut.lock().expect("no panic") = true;
+        self.state().is_shut = true;
     }
 
     pub(crate) fn open(&self) {
-        *self.is_shut.lock().expect("no panic") = false;
+        self.state().is_shut = false;
         self.bell.notify_all();
     }
 
+    /// How many wait for it to open.
+    pub(crate) fn waiting(&self) -> usize {
+        self.state().waiting
+    }
+
+    /// Whether changes of the index fail from now on.
+    pub(crate) fn set_broken(&self, is_broken: bool) {
+        self.state().is_broken = is_broken;
+    }
+
+    /// How many changes have failed.
+    pub(crate) fn failures(&self) -> usize {
+        self.state().failures
+    }
+
     fn pass(&self) {
-        let is_shut = self.is_shut.lock().expect("no panic");
-        drop(self.bell.wait_while(is_shut, |is_shut| *is_shut).expect("no panic"));
+        let mut state = self.state();
+        state.waiting += 1;
+        state = self.bell.wait_while(state, |state| state.is_shut).expect("no panic");
+        state.waiting -= 1;
     }
 }
 
 impl Catalog for Gate {
     fn put_segments(&self, segments: &[Segment]) -> Result<(), CatalogError> {
         self.pass();
+        let mut state = self.state();
+        if state.is_broken {
+            state.failures += 1;
+            return Err(CatalogError::InUse);
+        }
+        drop(state);
         self.catalog.put_segments(segments)
     }
 

@@ -119,6 +119,32 @@ fn an_index_that_lags_hides_nothing() {
 }
 
 #[test]
+fn an_index_that_could_not_be_written_is_written_later() {
+    let limits = LogLimits { index_every: Duration::from_millis(1), ..LogLimits::default() };
+    let lab = Lab::with(limits);
+    lab.catalog.set_broken(true);
+    write(&lab, "hello", 0..1);
+    eventually("it fails", || lab.catalog.failures() > 0);
+    lab.catalog.set_broken(false);
+    let indexed = || lab.catalog.segments(&function("hello"), 0).expect("segments");
+    eventually("it is tried again", || indexed().len() == 1);
+}
+
+#[test]
+fn a_removed_log_is_not_indexed_later() {
+    let limits = LogLimits { index_every: Duration::from_secs(3600), ..LogLimits::default() };
+    let lab = Lab::with(limits);
+    write(&lab, "hello", 0..1);
+    write(&lab, "other", 0..1);
+    lab.store.flush().expect("written");
+    lab.store.remove(&function("hello")).expect("removed");
+    lab.reopened(|catalog| {
+        assert_eq!(catalog.segments(&function("hello"), 0).expect("segments"), []);
+        assert_eq!(catalog.segments(&function("other"), 0).expect("segments").len(), 1);
+    });
+}
+
+#[test]
 fn more_functions_log_than_files_may_be_open() {
     let lab = Lab::with(LogLimits { open_files: 3, ..LogLimits::default() });
     for round in 0..5 {
