@@ -16,6 +16,7 @@
 mod function;
 mod instance;
 mod outcome;
+mod pool;
 mod stock;
 
 pub use function::{Function, FunctionConfig, Mode};

@@ -1,0 +1,186 @@
+//! What the table consists of, and what goes in and out.
+
+use std::{collections::VecDeque, time::Duration};
+
+use model::Scale;
+use tokio::time::Instant;
+
+use super::Pool;
+
+/// A function's deployment, while it is served.
+pub(crate) type ServiceKey = u64;
+/// An instance of a service.
+pub(crate) type InstanceKey = u64;
+/// A call that waits.
+pub(crate) type CallKey = u64;
+
+/// What bounds the instances and queues of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolLimits {
+    /// Instances at once, of all functions.
+    pub instances: u32,
+    /// Calls that wait for an instance of one function.
+    pub waiting_per_function: usize,
+    /// Calls that wait, of all functions.
+    pub waiting: usize,
+}
+
+impl Default for PoolLimits {
+    fn default() -> Self {
+        Self { instances: 256, waiting_per_function: 1024, waiting: 8192 }
+    }
+}
+
+/// How a service is scaled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Policy {
+    pub(crate) scale: Scale,
+    /// An instance takes so many calls in its life; none: any number.
+    pub(crate) calls_in_life: Option<u64>,
+}
+
+/// What the owner of the table has to do.
+#[derive(Clone, Debug)]
+pub(crate) enum Order {
+    /// Start an instance; then say `started` or `failed`.
+    Start { service: ServiceKey, instance: InstanceKey },
+    /// Stop an instance, or give up its start; then say `removed`, or `failed`.
+    Stop { instance: InstanceKey },
+    /// A call that waited may run in an instance. It must be released.
+    Grant { call: CallKey, instance: InstanceKey },
+    /// A call that waited will not run.
+    Refuse { call: CallKey, refusal: Refusal },
+    /// A retired service has nothing left.
+    Closed { service: ServiceKey },
+}
+
+/// What becomes of a call that has just come.
+#[derive(Clone, Debug)]
+pub(crate) enum Admission {
+    /// It may run in an instance. It must be released.
+    Granted(InstanceKey),
+    /// An order will say.
+    Waiting,
+    Refused(Refusal),
+}
+
+/// Why a call does not run.
+#[derive(Clone, Debug)]
+pub(crate) enum Refusal {
+    /// The service is gone.
+    Gone,
+    /// So many calls wait already.
+    Full { waiting: usize },
+    /// The last attempt to start an instance failed, and the next one is not due.
+    BackingOff { cause: protocol::CallError, retry_after: Duration },
+    /// The instance that it waited for did not start.
+    Failed(protocol::CallError),
+}
+
+pub(super) struct Service {
+    pub(super) policy: Policy,
+    pub(super) instances: Vec<InstanceKey>,
+    pub(super) waiting: VecDeque<CallKey>,
+    /// In a row, without a call served in between.
+    pub(super) failures: u32,
+    pub(super) retry_at: Option<Instant>,
+    pub(super) last_failure: Option<protocol::CallError>,
+    pub(super) is_retired: bool,
+    pub(super) is_starved: bool,
+}
+
+pub(super) struct Slot {
+    pub(super) service: ServiceKey,
+    pub(super) state: State,
+    pub(super) in_flight: u32,
+    /// Calls it was given so far.
+    pub(super) taken: u64,
+    /// When it last had something to do.
+    pub(super) used_at: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Starting,
+    Serving,
+    /// It takes no more calls and ends with its last one.
+    Draining,
+    Stopping,
+}
+
+/// An instance, for a report.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    pub(crate) state: State,
+    pub(crate) in_flight: u32,
+    pub(crate) taken: u64,
+    pub(crate) used_at: Instant,
+}
+
+/// A service, for a report.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) starting: u32,
+    pub(crate) serving: u32,
+    pub(crate) in_flight: u32,
+    pub(crate) waiting: u32,
+    /// The last failure, as long as nothing has been served since.
+    pub(crate) trouble: Option<protocol::CallError>,
+}
+
+impl Service {
+    pub(super) fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            instances: Vec::new(),
+            waiting: VecDeque::new(),
+            failures: 0,
+            retry_at: None,
+            last_failure: None,
+            is_retired: false,
+            is_starved: false,
+        }
+    }
+}
+
+impl Slot {
+    pub(super) fn is_idle(&self) -> bool {
+        self.state == State::Serving && self.in_flight == 0
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.state != State::Stopping
+    }
+
+    /// Whether it runs calls or will, without having been told to end.
+    pub(super) fn is_usable(&self) -> bool {
+        matches!(self.state, State::Starting | State::Serving)
+    }
+}
+
+impl Pool {
+    /// An instance as it is now.
+    pub(crate) fn see(&self, instance: InstanceKey) -> Option<Seen> {
+        let Slot { state, in_flight, taken, used_at, .. } = *self.instances.get(&instance)?;
+        Some(Seen { state, in_flight, taken, used_at })
+    }
+
+    /// A service as it is now.
+    pub(crate) fn tally(&self, service: ServiceKey) -> Tally {
+        let Some(known) = self.services.get(&service) else { return Tally::default() };
+        let slots = || known.instances.iter().map(|key| &self.instances[key]);
+        let count = |state| slots().filter(|slot| slot.state == state).count();
+        Tally {
+            starting: small(count(State::Starting)),
+            serving: small(count(State::Serving) + count(State::Draining)),
+            in_flight: slots().map(|slot| slot.in_flight).sum(),
+            waiting: small(known.waiting.len()),
+            trouble: known.last_failure.clone(),
+        }
+    }
+}
+
+/// Counts here are bounded by limits far below four billion.
+pub(super) fn small(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,298 @@
+//! An owner of a table that knows what it told and was told, and compares.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+
+/// Something that happens. Numbers pick one of those it can happen to.
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    Register { concurrency: u32, min: u32, max: u32, is_single_use: bool },
+    Warm(usize),
+    Call(usize),
+    GiveUp(usize),
+    Release { which: usize, has_served: bool },
+    Started(usize),
+    Failed(usize),
+    Ended(usize),
+    Removed { which: usize, is_crash: bool },
+    Retire(usize),
+    Close(usize),
+    Wait(u64),
+}
+
+const LIMITS: PoolLimits = PoolLimits { instances: 4, waiting_per_function: 5, waiting: 8 };
+const IDLE: Duration = Duration::from_secs(20);
+
+/// What the owner of a table knows, kept apart from the table.
+pub(super) struct World {
+    pool: Pool,
+    now: Instant,
+    calls: CallKey,
+    services: BTreeMap<ServiceKey, Policy>,
+    retired: BTreeSet<ServiceKey>,
+    waiting: BTreeMap<CallKey, ServiceKey>,
+    running: Vec<(CallKey, InstanceKey)>,
+    starting: Vec<InstanceKey>,
+    serving: Vec<InstanceKey>,
+    /// Told to stop, or ended.
+    leaving: Vec<InstanceKey>,
+    /// Their start was given up.
+    given_up: Vec<InstanceKey>,
+    owner: BTreeMap<InstanceKey, ServiceKey>,
+    was_closed: BTreeSet<ServiceKey>,
+}
+
+fn pick<T: Copy>(list: &[T], which: usize) -> Option<T> {
+    (!list.is_empty()).then(|| list[which % list.len()])
+}
+
+fn take<T: Copy>(list: &mut Vec<T>, which: usize) -> Option<T> {
+    (!list.is_empty()).then(|| list.remove(which % list.len()))
+}
+
+fn cause() -> protocol::CallError {
+    protocol::CallError::Unavailable { why: "planned".into() }
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        Self {
+            pool: Pool::new(LIMITS),
+            now: Instant::now(),
+            calls: 0,
+            services: BTreeMap::new(),
+            retired: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+            running: Vec::new(),
+            starting: Vec::new(),
+            serving: Vec::new(),
+            leaving: Vec::new(),
+            given_up: Vec::new(),
+            owner: BTreeMap::new(),
+            was_closed: BTreeSet::new(),
+        }
+    }
+
+    /// Has a step happen, if it can, and compares.
+    pub(super) fn take(&mut self, step: &Step) {
+        match *step {
+            Step::Register { concurrency, min, max, is_single_use } => {
+                let concurrency = if is_single_use { 1 } else { concurrency };
+                let scale = Scale { concurrency, min, max, idle: IDLE };
+                self.register(Policy { scale, calls_in_life: is_single_use.then_some(1) });
+            }
+            Step::Warm(which) => self.with_service(which, |world, service| {
+                world.pool.warm(service, 1, world.now);
+            }),
+            Step::Call(which) => self.with_service(which, Self::call),
+            Step::GiveUp(which) => self.give_up(which),
+            Step::Release { which, has_served } => {
+                if let Some((_, instance)) = take(&mut self.running, which) {
+                    self.pool.release(instance, has_served, self.now);
+                }
+            }
+            Step::Started(which) => {
+                if let Some(instance) = take(&mut self.starting, which) {
+                    self.serving.push(instance);
+                    self.pool.started(instance, self.now);
+                }
+            }
+            Step::Failed(which) => {
+                if let Some(instance) = take(&mut self.given_up, which) {
+                    self.pool.failed(instance, None, self.now);
+                } else if let Some(instance) = take(&mut self.starting, which) {
+                    self.pool.failed(instance, Some(cause()), self.now);
+                }
+            }
+            Step::Ended(which) => {
+                if let Some(instance) = take(&mut self.serving, which) {
+                    self.leaving.push(instance);
+                    self.pool.ended(instance, self.now);
+                }
+            }
+            Step::Removed { which, is_crash } => {
+                if let Some(instance) = take(&mut self.leaving, which) {
+                    self.pool.removed(instance, is_crash.then(cause), self.now);
+                }
+            }
+            Step::Retire(which) => self.with_service(which, |world, service| {
+                world.retired.insert(service);
+                world.pool.retire(service);
+            }),
+            Step::Close(which) => self.with_service(which, |world, service| {
+                world.retired.insert(service);
+                world.pool.close(service);
+                world.obey();
+                assert!(!world.waiting.values().any(|other| *other == service));
+            }),
+            Step::Wait(millis) => {
+                self.now += Duration::from_millis(millis);
+                self.pool.tick(self.now);
+            }
+        }
+        self.obey();
+        self.check();
+    }
+
+    fn with_service(&mut self, which: usize, act: impl FnOnce(&mut Self, ServiceKey)) {
+        let services: Vec<_> = self.services.keys().copied().collect();
+        if let Some(service) = pick(&services, which) {
+            act(self, service);
+        }
+    }
+
+    fn register(&mut self, policy: Policy) {
+        if self.services.len() < 6 {
+            let key = self.pool.register(policy);
+            self.services.insert(key, policy);
+        }
+    }
+
+    fn call(&mut self, service: ServiceKey) {
+        self.calls += 1;
+        let call = self.calls;
+        // Orders about it may come with its admission.
+        self.waiting.insert(call, service);
+        match self.pool.admit(service, call, self.now) {
+            Admission::Granted(instance) => {
+                self.waiting.remove(&call);
+                self.run(call, service, instance);
+            }
+            Admission::Waiting => {}
+            Admission::Refused(_) => _ = self.waiting.remove(&call),
+        }
+    }
+
+    fn give_up(&mut self, which: usize) {
+        let waiting: Vec<_> = self.waiting.iter().map(|(call, of)| (*call, *of)).collect();
+        if let Some((call, service)) = pick(&waiting, which) {
+            self.waiting.remove(&call);
+            self.pool.give_up(service, call);
+        }
+    }
+
+    fn run(&mut self, call: CallKey, service: ServiceKey, instance: InstanceKey) {
+        assert_eq!(self.owner[&instance], service, "an instance runs its own function's calls");
+        assert!(self.serving.contains(&instance), "a call is given to an instance that serves");
+        self.running.push((call, instance));
+        let at_once = self.running.iter().filter(|(_, other)| *other == instance).count();
+        let concurrency = self.services[&service].scale.concurrency;
+        assert!(at_once <= concurrency as usize, "no more calls at once than allowed");
+    }
+
+    fn obey(&mut self) {
+        for order in self.pool.take_orders() {
+            match order {
+                Order::Start { service, instance } => {
+                    let earlier = self.owner.insert(instance, service);
+                    assert_eq!(earlier, None, "keys are not used twice");
+                    self.starting.push(instance);
+                }
+                Order::Stop { instance } => self.stop(instance),
+                Order::Grant { call, instance } => {
+                    let service = self.waiting.remove(&call).expect("a call is answered once");
+                    self.run(call, service, instance);
+                }
+                Order::Refuse { call, .. } => {
+                    self.waiting.remove(&call).expect("a call is answered once");
+                }
+                Order::Closed { service } => {
+                    assert!(self.retired.contains(&service), "only what was retired is closed");
+                    assert!(self.was_closed.insert(service), "once");
+                    self.services.remove(&service).expect("it was there");
+                }
+            }
+        }
+    }
+
+    fn stop(&mut self, instance: InstanceKey) {
+        if let Some(at) = self.starting.iter().position(|other| *other == instance) {
+            self.given_up.push(self.starting.remove(at));
+            return;
+        }
+        assert!(self.serving.contains(&instance), "only what serves is stopped, once");
+        let is_busy = self.running.iter().any(|(_, other)| *other == instance);
+        let is_closed = self.retired.contains(&self.owner[&instance]);
+        assert!(!is_busy || is_closed, "a running call is never cut off for others");
+        self.serving.retain(|other| *other != instance);
+        self.leaving.push(instance);
+    }
+
+    /// What must hold at any time.
+    fn check(&self) {
+        let live = self.starting.len() + self.serving.len();
+        let leaving = self.leaving.len() + self.given_up.len();
+        assert_eq!(self.pool.live as usize, live);
+        assert_eq!(self.pool.stopping as usize, leaving);
+        assert!(live <= LIMITS.instances as usize, "the host's limit");
+        assert!(live + leaving <= LIMITS.instances as usize + 1, "those on their way out count");
+        assert_eq!(self.pool.waiting, self.waiting.len(), "no call is lost");
+        assert!(self.waiting.len() <= LIMITS.waiting);
+        for (service, policy) in &self.services {
+            self.check_service(*service, &policy.scale);
+        }
+    }
+
+    fn check_service(&self, service: ServiceKey, scale: &Scale) {
+        let waiting = self.waiting.values().filter(|other| **other == service).count();
+        assert!(waiting <= LIMITS.waiting_per_function);
+        let own = |list: &[InstanceKey]| {
+            list.iter().copied().filter(|key| self.owner[key] == service).collect::<Vec<_>>()
+        };
+        let serving = own(&self.serving);
+        let running = own(&self.starting).len() + serving.len();
+        assert!(running <= scale.max as usize, "the function's limit");
+        let has_room = |instance: &InstanceKey| {
+            let calls = self.running.iter().filter(|(_, other)| other == instance).count();
+            let takes_calls = self.pool.instances[instance].state == State::Serving;
+            takes_calls && calls < scale.concurrency as usize
+        };
+        assert!(waiting == 0 || !serving.iter().any(has_room), "nobody waits at an open door");
+    }
+
+    /// Calls wait only as long as something is under way for them, or others hold the room.
+    pub(super) fn check_hope(&self) {
+        for (call, service) in &self.waiting {
+            let known = &self.pool.services[service];
+            let is_coming = known.instances.iter().any(|key| self.pool.instances[key].is_live());
+            let is_due = known.retry_at.is_some_and(|at| at > self.now)
+                && self.pool.backing_off.contains(service);
+            assert!(is_coming || is_due || known.is_starved, "call {call} waits for nothing");
+        }
+    }
+
+    pub(super) fn retire_all(&mut self) {
+        for service in self.services.keys().copied().collect::<Vec<_>>() {
+            self.retired.insert(service);
+            self.pool.retire(service);
+        }
+        self.obey();
+    }
+
+    /// Everything under way comes to its end.
+    pub(super) fn finish(&mut self) {
+        for _ in 0..1000 {
+            self.take(&Step::Release { which: 0, has_served: true });
+            self.take(&Step::Started(0));
+            self.take(&Step::Failed(0));
+            self.take(&Step::Removed { which: 0, is_crash: false });
+            self.take(&Step::Wait(31_000));
+            let under_way = self.running.len() + self.starting.len() + self.leaving.len();
+            if under_way + self.waiting.len() + self.given_up.len() == 0 {
+                return;
+            }
+        }
+        panic!("calls still wait: {:?}", self.waiting);
+    }
+
+    /// Nothing is left, anywhere.
+    pub(super) fn check_empty(&self) {
+        let Pool { services, instances, live, stopping, waiting, starved, backing_off, .. } =
+            &self.pool;
+        assert!(self.services.is_empty(), "a retired service goes");
+        assert!(services.is_empty() && instances.is_empty());
+        assert!(starved.is_empty() && backing_off.is_empty());
+        assert_eq!((*live, *stopping, *waiting), (0, 0, 0));
+    }
+}
