@@ -2,7 +2,7 @@
 
 use std::{
     os::fd::OwnedFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,13 +11,13 @@ use std::{
 };
 
 use adapter::{Adapter, AdapterError};
-use model::{Exit, InstanceId, LaunchSpec};
-use protocol::{BindError, Binding, CallLog, ConnectError, Connection, LogStream, Protocol};
+use model::{Exit, InstanceId, LaunchSpec, Limits};
+use protocol::{BindError, CallLog, ConnectError, Connection, LogStream, Protocol};
 use tokio::{
     io::AsyncReadExt,
     net::unix::pipe,
     sync::{Notify, futures::Notified, watch},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -72,7 +72,7 @@ pub(crate) enum StartError {
     Attach(#[source] AdapterError),
     #[error(transparent)]
     Bind(#[from] BindError),
-    #[error("the function did not load within {0:?}")]
+    #[error("it did not start within {0:?}")]
     TimedOut(Duration),
 }
 
@@ -80,6 +80,7 @@ pub(crate) enum StartError {
 pub(crate) struct Running {
     pub(crate) id: InstanceId,
     pub(crate) connection: Arc<dyn Connection>,
+    pub(crate) since: Instant,
     exit: watch::Receiver<Option<Exit>>,
     stop: watch::Sender<Option<Duration>>,
 }
@@ -89,6 +90,11 @@ impl Engine {
     pub fn new(adapter: Arc<dyn Adapter>, protocol: Arc<dyn Protocol>, outputs: Outputs) -> Self {
         let (launched, ended, tasks) = (Arc::default(), Arc::default(), TaskTracker::new());
         Self { adapter, protocol, outputs, launched, ended, tasks }
+    }
+
+    /// Where instances run.
+    pub fn adapter(&self) -> &Arc<dyn Adapter> {
+        &self.adapter
     }
 
     /// Returns when every instance that was launched is gone and released.
@@ -119,28 +125,19 @@ impl Engine {
         Ok(running)
     }
 
-    /// Makes an instance a function's.
-    pub(crate) async fn bind(
+    /// Gives an instance its function's code, and says where it is inside.
+    pub(crate) async fn attach(
         &self,
         running: &Running,
-        artifact: &std::path::Path,
-        entrypoint: &str,
-        environment: &[(String, String)],
-        limits: &model::Limits,
-    ) -> Result<(), StartError> {
-        let code_directory = match self.adapter.attaching() {
+        artifact: &Path,
+        limits: &Limits,
+    ) -> Result<PathBuf, StartError> {
+        match self.adapter.attaching() {
             Some(attaching) => {
-                attaching.attach(&running.id, artifact, limits).await.map_err(StartError::Attach)?
+                attaching.attach(&running.id, artifact, limits).await.map_err(StartError::Attach)
             }
-            None => PathBuf::from(model::paths::FUNCTION),
-        };
-        let binding = Binding {
-            code_directory,
-            entrypoint: entrypoint.to_owned(),
-            environment: environment.to_vec(),
-        };
-        running.connection.bind(&binding).await?;
-        Ok(())
+            None => Ok(PathBuf::from(model::paths::FUNCTION)),
+        }
     }
 
     fn supervise(&self, id: InstanceId, connection: Arc<dyn Connection>) -> Running {
@@ -153,7 +150,7 @@ impl Engine {
             supervised.until_gone(ended, stopped).await;
             somebody_ended.notify_waiters();
         });
-        Running { id, connection, exit, stop }
+        Running { id, connection, since: Instant::now(), exit, stop }
     }
 
     /// A pipe for what the instance's processes print, and a task that reads it.
@@ -258,6 +255,13 @@ impl Running {
     /// Lets the instance finish what it runs, for at most `grace`, and stops it. Does not wait.
     pub(crate) fn retire(&self, grace: Duration) {
         self.stop.send_replace(Some(grace));
+    }
+
+    /// Returns when the instance is gone and released, with how it ended.
+    pub(crate) async fn gone(&self) -> Exit {
+        let mut exit = self.exit.clone();
+        let ended = exit.wait_for(Option::is_some).await.ok().and_then(|exit| *exit);
+        ended.unwrap_or(Exit { status: model::ExitStatus::Unknown, out_of_memory: false })
     }
 
     /// Whether the instance is gone.

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 pub use table::PoolLimits;
 pub(crate) use table::{
-    Admission, CallKey, InstanceKey, Order, Policy, Refusal, Seen, ServiceKey, State, Tally,
+    Admission, CallKey, InstanceKey, Order, Policy, Refusal, ServiceKey, State, Tally,
 };
 use table::{Service, Slot, small};
 
@@ -120,8 +120,11 @@ impl Pool {
         let service = slot.service;
         self.live -= 1;
         self.stopping += 1;
-        self.scale(service, now);
         self.feed(now);
+        // After a failure it counts how this one ended, which `removed` will say.
+        if self.services.get(&service).is_some_and(|known| known.failures == 0) {
+            self.scale(service, now);
+        }
     }
 
     /// An instance is gone and released; a crash says what happened.
@@ -133,7 +136,10 @@ impl Pool {
     ) {
         let Some(service) = self.forget(instance) else { return };
         if let Some(cause) = crash {
-            self.blame(service, cause, now);
+            self.blame(service, cause.clone(), now);
+            if self.services.get(&service).is_some_and(|known| known.must_wait(now)) {
+                self.refuse_hopeless(service, &cause);
+            }
         }
         self.go_on_without(service, now);
     }
@@ -211,8 +217,9 @@ impl Pool {
     }
 
     fn go_on_without(&mut self, service: ServiceKey, now: Instant) {
-        self.scale(service, now);
+        // Those that wait for a place come first.
         self.feed(now);
+        self.scale(service, now);
         self.close_if_done(service);
     }
 

@@ -49,8 +49,8 @@ impl Pool {
             }
             State::Draining if in_flight == 0 => {
                 self.stop(instance);
-                self.scale(service, now);
                 self.feed(now);
+                self.scale(service, now);
             }
             State::Draining | State::Starting | State::Stopping => {}
         }

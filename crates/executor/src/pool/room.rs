@@ -15,7 +15,7 @@ impl Pool {
             self.backing_off.remove(&service);
             return;
         }
-        if known.retry_at.is_some_and(|at| at > now) {
+        if known.must_wait(now) {
             self.backing_off.insert(service);
             return;
         }

@@ -141,6 +141,11 @@ impl Service {
             is_starved: false,
         }
     }
+
+    /// Whether the next attempt to start an instance is not due.
+    pub(super) fn must_wait(&self, now: Instant) -> bool {
+        self.retry_at.is_some_and(|at| at > now)
+    }
 }
 
 impl Slot {

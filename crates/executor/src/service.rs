@@ -1,0 +1,331 @@
+//! From a call to a reply.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_core::Stream;
+use model::{Exit, ExitStatus};
+use protocol::{Body, BodyError, BodyStream, Call, Reply};
+use tokio::{
+    sync::{oneshot, watch},
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    executor::{Inner, State},
+    instance::Running,
+    outcome::{CallError, Progress},
+    pool::{Admission, CallKey, InstanceKey, Refusal, ServiceKey},
+    report::Load,
+    revision::{Revision, StartPhases},
+};
+
+/// How often a call that did not reach an instance is tried again.
+const MAX_TRIES: usize = 3;
+/// When a full queue is worth another look.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A revision of a function that is served. Dropping it retires it.
+pub struct Service {
+    executor: Arc<Inner>,
+    key: ServiceKey,
+    revision: Arc<Revision>,
+    closed: watch::Receiver<bool>,
+    cold_starts: Arc<AtomicU64>,
+}
+
+impl Service {
+    pub(crate) fn new(
+        executor: Arc<Inner>,
+        key: ServiceKey,
+        revision: Arc<Revision>,
+        closed: watch::Receiver<bool>,
+        cold_starts: Arc<AtomicU64>,
+    ) -> Self {
+        Self { executor, key, revision, closed, cold_starts }
+    }
+
+    /// What is served.
+    pub fn revision(&self) -> &Revision {
+        &self.revision
+    }
+
+    /// Returns once an instance takes calls; starts one if there is none.
+    pub async fn ready(&self, deadline: Instant) -> Result<(), CallError> {
+        self.lease(Some(deadline), &Progress::default()).await.map(drop)
+    }
+
+    /// Serves one call: the only path from a call to an instance. Its deadline covers everything,
+    /// also the start of an instance.
+    ///
+    /// Dropping the future, or the reply's body before its end, cancels the call. A call reaches
+    /// an instance at most once.
+    pub async fn call(&self, mut call: Call, progress: &Progress) -> Result<Reply, CallError> {
+        let mut refused = None;
+        for _ in 0..MAX_TRIES {
+            let mut lease = self.lease(call.deadline, progress).await?;
+            progress.given_to(lease.running.id.clone());
+            let (again, attempt) = copy(call);
+            let begun = Instant::now();
+            let outcome = lease.running.connection.call(attempt).await;
+            progress.note(|phases| phases.call = begun.elapsed());
+            match (outcome, again) {
+                (Err(error), Some(copy)) if error.is_safe_to_retry() => {
+                    lease.instance_has_ended();
+                    call = copy;
+                    refused = Some(error);
+                }
+                (Ok(mut reply), _) => {
+                    lease.has_served = true;
+                    if let Some(rest) = reply.body.rest.take() {
+                        reply.body.rest = Some(Box::pin(Holding { rest, _lease: lease }));
+                    }
+                    return Ok(reply);
+                }
+                (Err(error), _) => {
+                    // A function that throws is one that runs.
+                    lease.has_served = matches!(error, protocol::CallError::Failed { .. });
+                    return Err(explain(error, &lease).await.into());
+                }
+            }
+        }
+        let why = "No instance could be started.".into();
+        Err(refused.unwrap_or(protocol::CallError::Unavailable { why }).into())
+    }
+
+    /// What it does at the moment.
+    pub fn load(&self) -> Load {
+        let tally = self.executor.lock().pool.tally(self.key);
+        Load::new(tally, self.cold_starts.load(Ordering::Relaxed))
+    }
+
+    /// Lets its calls finish, for at most `drain`, then ends its instances. Calls that come all
+    /// the same are served. Returns when nothing is left.
+    pub async fn retire(&self, drain: Duration) {
+        let deadline = Instant::now() + drain;
+        self.executor.with_state(|state| state.pool.retire(self.key));
+        let mut closed = self.closed.clone();
+        self.executor.close_by(self.key, &mut closed, deadline).await;
+    }
+
+    /// A place for one call, in an instance that takes it.
+    async fn lease(
+        &self,
+        deadline: Option<Instant>,
+        progress: &Progress,
+    ) -> Result<Lease, CallError> {
+        let begun = Instant::now();
+        let (call, receiver) = match self.executor.with_state(|state| self.admit(state, begun)) {
+            Admitted::Now(lease) => return Ok(lease),
+            Admitted::Later(call, receiver) => (call, receiver),
+            Admitted::Never(refusal) => return Err(self.refused(refusal)),
+        };
+        let _queued = Queued { executor: &self.executor, service: self.key, call };
+        let granted = by(deadline, receiver).await;
+        let waited = begun.elapsed();
+        let explained = match &granted {
+            Some(Ok(Ok(Lease { begun_with: Some(start), .. }))) => start.explain(waited),
+            _ => model::Phases { wait: waited, ..model::Phases::default() },
+        };
+        progress.note(|phases| {
+            phases.wait += explained.wait;
+            phases.spare += explained.spare;
+            phases.attach += explained.attach;
+            phases.bind += explained.bind;
+        });
+        match granted {
+            Some(Ok(Ok(lease))) => Ok(lease),
+            Some(Ok(Err(refusal))) => Err(self.refused(refusal)),
+            Some(Err(_)) => Err(self.refused(Refusal::Gone)),
+            None => Err(self.waited_in_vain()),
+        }
+    }
+
+    fn admit(&self, state: &mut State, now: Instant) -> Admitted {
+        let call = state.new_call();
+        match state.pool.admit(self.key, call, now) {
+            Admission::Granted(instance) => {
+                let lease = Lease::of(&self.executor, state, instance, None);
+                lease.map_or(Admitted::Never(Refusal::Gone), Admitted::Now)
+            }
+            Admission::Waiting => {
+                let (sender, receiver) = oneshot::channel();
+                state.calls.insert(call, sender);
+                Admitted::Later(call, receiver)
+            }
+            Admission::Refused(refusal) => Admitted::Never(refusal),
+        }
+    }
+
+    fn refused(&self, refusal: Refusal) -> CallError {
+        match refusal {
+            Refusal::Gone => {
+                let why = "The function was removed or replaced.".into();
+                protocol::CallError::Unavailable { why }.into()
+            }
+            Refusal::Full { waiting } => CallError::Busy {
+                why: format!("{waiting} calls wait for the function already."),
+                retry_after: LOOK_AGAIN,
+            },
+            Refusal::BackingOff { cause, retry_after } => {
+                CallError::BackingOff { cause, retry_after }
+            }
+            Refusal::Failed(cause) => cause.into(),
+        }
+    }
+
+    /// The deadline passed before the call got a place.
+    fn waited_in_vain(&self) -> CallError {
+        let Load { starting, serving, .. } = self.load();
+        match (starting, serving) {
+            (1.., 0) => protocol::CallError::TimedOut.into(),
+            (_, 0) => CallError::Busy {
+                why: "This host is full: every instance is busy with other functions.".into(),
+                retry_after: LOOK_AGAIN,
+            },
+            _ => CallError::Busy {
+                why: "The function is busy: all its instances run as many calls as they take."
+                    .into(),
+                retry_after: LOOK_AGAIN,
+            },
+        }
+    }
+}
+
+/// What became of a call's request for a place.
+enum Admitted {
+    Now(Lease),
+    Later(CallKey, oneshot::Receiver<Result<Lease, Refusal>>),
+    Never(Refusal),
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.executor.with_state(|state| state.pool.retire(self.key));
+    }
+}
+
+/// A place for one call in an instance. Dropping it gives the place back.
+pub(crate) struct Lease {
+    executor: Arc<Inner>,
+    instance: InstanceKey,
+    running: Arc<Running>,
+    /// The start that it waited for.
+    begun_with: Option<StartPhases>,
+    has_served: bool,
+}
+
+impl Lease {
+    /// The lease of a place that the table has given.
+    pub(crate) fn of(
+        executor: &Arc<Inner>,
+        state: &mut State,
+        instance: InstanceKey,
+        begun_with: Option<StartPhases>,
+    ) -> Option<Self> {
+        let hosted = state.instances.get(&instance);
+        let Some(running) = hosted.and_then(|hosted| hosted.running.clone()) else {
+            state.pool.release(instance, false, Instant::now());
+            return None;
+        };
+        let executor = executor.clone();
+        Some(Self { executor, instance, running, begun_with, has_served: false })
+    }
+
+    /// The instance takes no more calls, which the table may not know yet.
+    fn instance_has_ended(&self) {
+        self.executor.with_state(|state| state.pool.ended(self.instance, Instant::now()));
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Self { instance, has_served, .. } = *self;
+        self.executor.with_state(|state| state.pool.release(instance, has_served, Instant::now()));
+    }
+}
+
+/// A call in the queue. Dropping it takes it out.
+struct Queued<'a> {
+    executor: &'a Arc<Inner>,
+    service: ServiceKey,
+    call: CallKey,
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        let unsent = self.executor.with_state(|state| {
+            let sender = state.calls.remove(&self.call)?;
+            state.pool.give_up(self.service, self.call);
+            Some(sender)
+        });
+        drop(unsent);
+    }
+}
+
+/// Waits for something no longer than a call may take.
+async fn by<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
+    match deadline {
+        Some(deadline) => timeout_at(deadline, future).await.ok(),
+        None => Some(future.await),
+    }
+}
+
+/// A copy to try again with, if there can be one: a body that is still coming comes once.
+fn copy(call: Call) -> (Option<Call>, Call) {
+    let again = call.body.rest.is_none().then(|| Call {
+        head: call.head.clone(),
+        body: Body::whole(call.body.first.clone()),
+        deadline: call.deadline,
+        log: call.log.clone(),
+    });
+    (again, call)
+}
+
+/// Says how the instance ended, where that is why a call was lost.
+async fn explain(error: protocol::CallError, lease: &Lease) -> protocol::CallError {
+    if !matches!(error, protocol::CallError::Lost { .. }) {
+        return error;
+    }
+    match lease.running.epitaph().await {
+        Some(exit) if !is_ours(exit) => protocol::CallError::Lost {
+            why: format!("The instance {exit} while this call was running."),
+        },
+        _ => error,
+    }
+}
+
+/// What is to be said of an instance that nobody stopped. None if its end is no fault of its own.
+pub(crate) fn crash(exit: Exit, has_worked: bool) -> Option<protocol::CallError> {
+    let is_forgiven = has_worked && is_ours(exit);
+    (!is_forgiven).then(|| protocol::CallError::Unavailable {
+        why: format!("The function's last instance {exit}."),
+    })
+}
+
+/// Whether an instance ended because we killed it; then the reason for that is more telling.
+fn is_ours(exit: Exit) -> bool {
+    !exit.out_of_memory && matches!(exit.status, ExitStatus::Signal(9) | ExitStatus::Unknown)
+}
+
+/// A body that keeps its place until it has been read.
+struct Holding {
+    rest: BodyStream,
+    _lease: Lease,
+}
+
+impl Stream for Holding {
+    type Item = Result<Bytes, BodyError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.rest.as_mut().poll_next(cx)
+    }
+}
