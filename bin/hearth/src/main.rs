@@ -5,6 +5,7 @@ mod commands;
 mod doctor;
 mod exit;
 mod output;
+mod parts;
 mod runtimes;
 mod serve;
 mod source;
@@ -41,7 +42,7 @@ enum Command {
 
 fn main() -> ExitCode {
     // Before anything else: the launcher must stay single-threaded and small.
-    if std::env::args_os().nth(1).is_some_and(|word| word == serve::LAUNCHER) {
+    if std::env::args_os().nth(1).is_some_and(|word| word == parts::LAUNCHER) {
         return adapter_sandbox::launcher_main();
     }
     let arguments = match Arguments::try_parse() {

@@ -2,43 +2,33 @@
 
 use std::{fs::OpenOptions, io::Write, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use adapter::Adapter;
-use adapter_process::ProcessAdapter;
-use adapter_sandbox::SandboxAdapter;
 use anyhow::Context;
-use executor::{Engine, Function, FunctionConfig, Mode, Stock, Template};
+use executor::{
+    CallError, Engine, Executor, ExecutorConfig, PoolLimits, Progress, Revision, Service,
+    SparePolicy, Template,
+};
 use host::{
     Backend, EnforcedHeaders, HostConfig, LogDirectory, Logs, Secret, Server, ServerLimits,
 };
-use model::{LaunchSpec, Limits, Network};
-use protocol::{Call, CallError, Reply};
-use protocol_worker::{WorkerConfig, WorkerProtocol};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::Instant,
-};
+use model::{Limits, Network, Scale};
+use protocol::{Call, Reply};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     exit::{Failure, Fatal},
     output,
-    runtimes::{Catalogue, Interpreter, Runtime, SYSTEM_PATH},
+    parts::{
+        self, AdapterName, BIND_TIMEOUT, Chosen, DRAIN_TIMEOUT, FUNCTION_USER, Signals,
+        parse_memory, parse_variable, worker_protocol,
+    },
+    runtimes::{Catalogue, Interpreter, Runtime},
     source,
     state::{self, OwnedDirectory},
 };
 
-/// The hidden first argument that makes the program a sandbox launcher.
-pub(crate) const LAUNCHER: &str = "__launcher";
-/// Who functions run as inside a sandbox, and so who owns their code.
-const FUNCTION_USER: u32 = 1000;
-
-const READY_TIMEOUT: Duration = Duration::from_secs(30);
-const BIND_TIMEOUT: Duration = Duration::from_secs(60);
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a worker may take to give up a call whose time is over.
-const PATIENCE: Duration = Duration::from_millis(250);
-/// Calls at once, waiting ones included; each may hold a body of 20 MiB.
-const MAX_CALLS: usize = 1024;
+/// Calls at once; so many more may wait. Each may hold a body of 20 MiB.
+const MAX_CALLS: u32 = 1024;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -99,38 +89,13 @@ pub(crate) struct Arguments {
     runtimes: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum AdapterName {
-    /// Linux namespaces, cgroups and seccomp.
-    Sandbox,
-    /// Plain processes: no isolation, for development.
-    Process,
-}
-
-/// An adapter with what the program must know of it beyond the trait.
-enum Chosen {
-    Sandbox(Arc<SandboxAdapter>),
-    Process(Arc<ProcessAdapter>),
-}
-
 /// The function's code and runtime, ready to be launched.
 struct Prepared {
-    template: Template,
+    runtime: Runtime,
+    interpreter: Interpreter,
+    server: PathBuf,
     artifact: PathBuf,
     entrypoint: String,
-}
-
-fn parse_variable(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
-        _ => Err("write it as NAME=value".into()),
-    }
-}
-
-fn parse_memory(text: &str) -> Result<u64, String> {
-    const LEAST: u64 = 16 << 20;
-    let bytes = model::parse_size(text).map_err(|error| error.to_string())?;
-    if bytes < LEAST { Err("no runtime starts with less than 16MiB".into()) } else { Ok(bytes) }
 }
 
 /// Serves until a signal ends it.
@@ -140,7 +105,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
                        it; use the adapter `sandbox` (`hearth doctor` says what it needs)";
         return Err(Fatal::new(Failure::Usage, message).into());
     }
-    allow_many_files();
+    parts::allow_many_files();
     // One thread: the path of a call crosses no core, and a second one would compete with the
     // function for the machine. `docs/performance.md` has the figures.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -153,39 +118,6 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     })
 }
 
-/// Each connection needs a descriptor, and the usual soft limit of 1024 is for programs that use
-/// `select`. Failing that, fewer connections are accepted at once.
-fn allow_many_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-}
-
-/// The first signal asks for an orderly end, the second for an end.
-struct Signals {
-    stop: CancellationToken,
-    hurry: CancellationToken,
-}
-
-impl Signals {
-    fn listen() -> anyhow::Result<Self> {
-        let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let tokens = [stop.clone(), hurry.clone()];
-        tokio::spawn(async move {
-            for token in tokens {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                }
-                token.cancel();
-            }
-        });
-        Ok(Self { stop, hurry })
-    }
-}
-
 async fn serve(arguments: Arguments, stop: &CancellationToken) -> anyhow::Result<()> {
     let started = Instant::now();
     let data = OwnedDirectory::create(&state::data_parent())?;
@@ -193,46 +125,34 @@ async fn serve(arguments: Arguments, stop: &CancellationToken) -> anyhow::Result
     let telemetry = Telemetry(arguments.telemetry.clone());
     let host_config = host_config(&arguments)?;
 
-    let mut prepared = tokio::select! {
+    let prepared = tokio::select! {
         () = stop.cancelled() => return Ok(()),
         prepared = prepare(&arguments, &data, &telemetry) => prepared?,
     };
     let adapter = Chosen::start(arguments.adapter, &data).await?;
-    prepared.template.spec.network = adapter.network(arguments.network);
     let engine = Engine::new(
         adapter.adapter(),
         Arc::new(worker_protocol(&sockets)?),
         Arc::new(output::of_instance),
     );
-    let stock = Stock::new(engine, prepared.template.clone(), arguments.spares.into());
-    let function = Function::new(stock.clone(), function_config(&arguments, &prepared));
+    let executor = Executor::new(engine, executor_config(&arguments));
+    let template = template(&arguments, &prepared, &adapter);
+    let service = Arc::new(executor.serve(revision(&arguments, prepared, &template, &executor)));
     let server = Server::bind(arguments.listen, ServerLimits::default())
         .await
         .with_context(|| format!("could not listen on {}", arguments.listen))?;
 
-    let keeping = {
-        let function = function.clone();
-        tokio::spawn(async move {
-            // The first instance before its spares: calls may be waiting for it.
-            let spares = async {
-                function.settled().await;
-                stock.keep().await;
-            };
-            tokio::join!(function.keep(), spares);
-        })
-    };
     tokio::select! {
         () = stop.cancelled() => {}
-        () = function.settled() => {
+        // A function that does not load is served all the same: its calls and its log say why.
+        _ = service.ready(Instant::now() + 2 * BIND_TIMEOUT) => {
             announce(server.address()?, &adapter)?;
             telemetry.append("startup", started.elapsed())?;
-            let backend = Arc::new(Serving(function.clone()));
+            let backend = Arc::new(Serving(service.clone()));
             server.run(host_config, backend, stop.cancelled()).await;
         }
     }
-    keeping.abort();
-    let _ = keeping.await;
-    function.shut_down().await;
+    executor.shut_down(DRAIN_TIMEOUT).await;
     adapter.shut_down().await;
     Ok(())
 }
@@ -249,12 +169,17 @@ fn announce(address: SocketAddr, adapter: &Chosen) -> anyhow::Result<()> {
     Ok(())
 }
 
-struct Serving(Arc<Function>);
+struct Serving(Arc<Service>);
 
 #[async_trait::async_trait]
 impl Backend for Serving {
-    async fn call(&self, call: Call) -> Result<Reply, CallError> {
-        self.0.call(call).await
+    async fn call(&self, call: Call) -> Result<Reply, protocol::CallError> {
+        let outcome = self.0.call(call, &Progress::default()).await;
+        // Open Runtimes' clients know no difference between these.
+        outcome.map_err(|error| match error {
+            CallError::Call(error) | CallError::BackingOff { cause: error, .. } => error,
+            CallError::Busy { why, .. } => protocol::CallError::Unavailable { why },
+        })
     }
 }
 
@@ -296,31 +221,50 @@ fn host_config(arguments: &Arguments) -> anyhow::Result<HostConfig> {
     })
 }
 
-fn function_config(arguments: &Arguments, prepared: &Prepared) -> FunctionConfig {
+fn executor_config(arguments: &Arguments) -> ExecutorConfig {
+    let spares = u32::from(arguments.spares);
+    ExecutorConfig {
+        limits: PoolLimits {
+            instances: MAX_CALLS + spares,
+            waiting_per_function: MAX_CALLS as usize,
+            waiting: MAX_CALLS as usize,
+        },
+        spares: SparePolicy { min: spares, max: spares, keep_for: Duration::MAX },
+        ..ExecutorConfig::default()
+    }
+}
+
+fn template(arguments: &Arguments, prepared: &Prepared, adapter: &Chosen) -> Template {
+    let limits = Limits { cpus_milli: arguments.cpus, ..Limits::with_memory(arguments.memory) };
+    let Prepared { runtime, interpreter, server, .. } = prepared;
+    let network = adapter.network(arguments.network);
+    parts::template(runtime, interpreter, server.clone(), limits, network)
+}
+
+fn revision(
+    arguments: &Arguments,
+    prepared: Prepared,
+    template: &Template,
+    executor: &Executor,
+) -> Revision {
     let given = ["OPEN_RUNTIMES_ENV", "OPEN_RUNTIMES_HEADERS"]
         .into_iter()
         .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
     let entrypoint = ("OPEN_RUNTIMES_ENTRYPOINT".to_owned(), prepared.entrypoint.clone());
     // What the user says explicitly comes last, and so wins.
     let environment = given.chain([entrypoint]).chain(arguments.environment.iter().cloned());
-    FunctionConfig {
-        artifact: prepared.artifact.clone(),
-        entrypoint: prepared.entrypoint.clone(),
+    let instances = if arguments.fresh { MAX_CALLS } else { 1 };
+    Revision {
+        label: "the function".into(),
+        stock: executor.stock(template),
+        artifact: prepared.artifact,
+        entrypoint: prepared.entrypoint,
         environment: environment.collect(),
-        mode: if arguments.fresh { Mode::Fresh } else { Mode::Shared },
+        limits: template.spec.limits.clone(),
+        scale: Scale { concurrency: MAX_CALLS, min: 0, max: instances, idle: Duration::MAX },
+        is_single_use: arguments.fresh,
         bind_timeout: BIND_TIMEOUT,
-        drain_timeout: DRAIN_TIMEOUT,
-        max_calls: MAX_CALLS,
     }
-}
-
-fn worker_protocol(sockets: &OwnedDirectory) -> anyhow::Result<WorkerProtocol> {
-    Ok(WorkerProtocol::new(WorkerConfig {
-        directory: sockets.subdirectory("sockets")?,
-        hello_timeout: READY_TIMEOUT,
-        patience: PATIENCE,
-        instance_logs: Arc::new(output::of_instance),
-    }))
 }
 
 /// Copies the source, runs the install step, finds the interpreter.
@@ -358,89 +302,5 @@ async fn prepare(
         .context("could not write the runtime's files")?;
     telemetry.append("prepare", installing.elapsed())?;
 
-    let template = template(arguments, runtime, &interpreter, server);
-    Ok(Prepared { template, artifact, entrypoint })
-}
-
-fn template(
-    arguments: &Arguments,
-    runtime: &Runtime,
-    interpreter: &Interpreter,
-    server: PathBuf,
-) -> Template {
-    let usual = [("PATH", SYSTEM_PATH), ("HOME", "/tmp"), ("LANG", "C.UTF-8")]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let own = runtime.environment.iter().map(|(name, value)| (name.clone(), value.clone()));
-    let limits = Limits { cpus_milli: arguments.cpus, ..Limits::with_memory(arguments.memory) };
-    let spec = LaunchSpec {
-        id: runtime.name.parse().expect("runtimes' names are plain"),
-        command: runtime.command(interpreter),
-        zygote: runtime.zygote(interpreter),
-        environment: usual.into_iter().chain(own).collect(),
-        server,
-        programs: interpreter.prefix.iter().cloned().collect(),
-        limits,
-        network: Network::None,
-        socket: None,
-    };
-    Template { spec, ready_timeout: READY_TIMEOUT }
-}
-
-impl Chosen {
-    async fn start(name: AdapterName, data: &OwnedDirectory) -> anyhow::Result<Self> {
-        match name {
-            AdapterName::Process => {
-                let adapter = ProcessAdapter::start(data.subdirectory(state::PROCESSES)?)?;
-                Ok(Self::Process(Arc::new(adapter)))
-            }
-            AdapterName::Sandbox => {
-                let state = state::runtime_parent().join("sandbox");
-                let launcher = vec!["/proc/self/exe".into(), LAUNCHER.into()];
-                let config = adapter_sandbox::Config::new(state, launcher);
-                let adapter = SandboxAdapter::start(config).await.map_err(|error| {
-                    let message = format!(
-                        "no sandbox on this machine: {:#}; `hearth doctor` says what is missing, \
-                         `--adapter process` runs functions without isolation",
-                        anyhow::Error::new(error)
-                    );
-                    Fatal::new(Failure::Unavailable, message)
-                })?;
-                Ok(Self::Sandbox(Arc::new(adapter)))
-            }
-        }
-    }
-
-    fn adapter(&self) -> Arc<dyn Adapter> {
-        match self {
-            Self::Sandbox(adapter) => adapter.clone(),
-            Self::Process(adapter) => adapter.clone(),
-        }
-    }
-
-    /// The network that instances get. What the user asked for is never replaced silently.
-    fn network(&self, asked: Option<Network>) -> Network {
-        match (self, asked) {
-            (_, Some(asked)) => asked,
-            (Self::Process(_), None) => Network::Host,
-            // Why there is none is among its weaknesses.
-            (Self::Sandbox(adapter), None) => match adapter.no_egress() {
-                None => Network::Egress,
-                Some(_) => Network::None,
-            },
-        }
-    }
-
-    fn weaknesses(&self) -> Vec<String> {
-        match self {
-            Self::Sandbox(adapter) => adapter.weaknesses(),
-            Self::Process(_) => vec!["the adapter `process` does not isolate functions".into()],
-        }
-    }
-
-    async fn shut_down(&self) {
-        match self {
-            Self::Sandbox(adapter) => adapter.shutdown().await,
-            Self::Process(_) => {}
-        }
-    }
+    Ok(Prepared { runtime: runtime.clone(), interpreter, server, artifact, entrypoint })
 }

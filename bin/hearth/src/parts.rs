@@ -1,0 +1,185 @@
+//! The parts that `hearth serve` and `hearth up` are both made of.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use adapter::Adapter;
+use adapter_process::ProcessAdapter;
+use adapter_sandbox::SandboxAdapter;
+use executor::Template;
+use model::{LaunchSpec, Limits, Network};
+use protocol_worker::{WorkerConfig, WorkerProtocol};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    exit::{Failure, Fatal},
+    output,
+    runtimes::{Interpreter, Runtime, SYSTEM_PATH},
+    state::{self, OwnedDirectory},
+};
+
+/// The hidden first argument that makes the program a sandbox launcher.
+pub(crate) const LAUNCHER: &str = "__launcher";
+/// Who functions run as inside a sandbox, and so who owns their code.
+pub(crate) const FUNCTION_USER: u32 = 1000;
+/// How long the code of a function may take to load.
+pub(crate) const BIND_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long running calls may take when the program ends.
+pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a worker may take to give up a call whose time is over.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+pub(crate) fn parse_variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err("write it as NAME=value".into()),
+    }
+}
+
+pub(crate) fn parse_memory(text: &str) -> Result<u64, String> {
+    const LEAST: u64 = 16 << 20;
+    let bytes = model::parse_size(text).map_err(|error| error.to_string())?;
+    if bytes < LEAST { Err("no runtime starts with less than 16MiB".into()) } else { Ok(bytes) }
+}
+
+/// Each connection needs a descriptor, and the usual soft limit of 1024 is for programs that use
+/// `select`. Failing that, fewer connections are accepted at once.
+pub(crate) fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+/// The first signal asks for an orderly end, the second for an end.
+pub(crate) struct Signals {
+    pub(crate) stop: CancellationToken,
+    pub(crate) hurry: CancellationToken,
+}
+
+impl Signals {
+    pub(crate) fn listen() -> anyhow::Result<Self> {
+        let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let tokens = [stop.clone(), hurry.clone()];
+        tokio::spawn(async move {
+            for token in tokens {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                token.cancel();
+            }
+        });
+        Ok(Self { stop, hurry })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum AdapterName {
+    /// Linux namespaces, cgroups and seccomp.
+    Sandbox,
+    /// Plain processes: no isolation, for development.
+    Process,
+}
+
+/// An adapter with what the program must know of it beyond the trait.
+pub(crate) enum Chosen {
+    Sandbox(Arc<SandboxAdapter>),
+    Process(Arc<ProcessAdapter>),
+}
+
+pub(crate) fn worker_protocol(sockets: &OwnedDirectory) -> anyhow::Result<WorkerProtocol> {
+    Ok(WorkerProtocol::new(WorkerConfig {
+        directory: sockets.subdirectory("sockets")?,
+        hello_timeout: READY_TIMEOUT,
+        patience: PATIENCE,
+        instance_logs: Arc::new(output::of_instance),
+    }))
+}
+
+/// What all instances of a runtime have in common.
+pub(crate) fn template(
+    runtime: &Runtime,
+    interpreter: &Interpreter,
+    server: PathBuf,
+    limits: Limits,
+    network: Network,
+) -> Template {
+    let usual = [("PATH", SYSTEM_PATH), ("HOME", "/tmp"), ("LANG", "C.UTF-8")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let own = runtime.environment.iter().map(|(name, value)| (name.clone(), value.clone()));
+    let spec = LaunchSpec {
+        id: runtime.name.parse().expect("runtimes' names are plain"),
+        command: runtime.command(interpreter),
+        zygote: runtime.zygote(interpreter),
+        environment: usual.into_iter().chain(own).collect(),
+        server,
+        programs: interpreter.prefix.iter().cloned().collect(),
+        limits,
+        network,
+        socket: None,
+    };
+    Template { spec, ready_timeout: READY_TIMEOUT }
+}
+
+impl Chosen {
+    pub(crate) async fn start(name: AdapterName, data: &OwnedDirectory) -> anyhow::Result<Self> {
+        match name {
+            AdapterName::Process => {
+                let adapter = ProcessAdapter::start(data.subdirectory(state::PROCESSES)?)?;
+                Ok(Self::Process(Arc::new(adapter)))
+            }
+            AdapterName::Sandbox => {
+                let state = state::runtime_parent().join("sandbox");
+                let launcher = vec!["/proc/self/exe".into(), LAUNCHER.into()];
+                let config = adapter_sandbox::Config::new(state, launcher);
+                let adapter = SandboxAdapter::start(config).await.map_err(|error| {
+                    let message = format!(
+                        "no sandbox on this machine: {:#}; `hearth doctor` says what is missing, \
+                         `--adapter process` runs functions without isolation",
+                        anyhow::Error::new(error)
+                    );
+                    Fatal::new(Failure::Unavailable, message)
+                })?;
+                Ok(Self::Sandbox(Arc::new(adapter)))
+            }
+        }
+    }
+
+    pub(crate) fn adapter(&self) -> Arc<dyn Adapter> {
+        match self {
+            Self::Sandbox(adapter) => adapter.clone(),
+            Self::Process(adapter) => adapter.clone(),
+        }
+    }
+
+    /// The network that instances get. What the user asked for is never replaced silently.
+    pub(crate) fn network(&self, asked: Option<Network>) -> Network {
+        match (self, asked) {
+            (_, Some(asked)) => asked,
+            (Self::Process(_), None) => Network::Host,
+            // Why there is none is among its weaknesses.
+            (Self::Sandbox(adapter), None) => match adapter.no_egress() {
+                None => Network::Egress,
+                Some(_) => Network::None,
+            },
+        }
+    }
+
+    pub(crate) fn weaknesses(&self) -> Vec<String> {
+        match self {
+            Self::Sandbox(adapter) => adapter.weaknesses(),
+            Self::Process(_) => vec!["the adapter `process` does not isolate functions".into()],
+        }
+    }
+
+    pub(crate) async fn shut_down(&self) {
+        match self {
+            Self::Sandbox(adapter) => adapter.shutdown().await,
+            Self::Process(_) => {}
+        }
+    }
+}
