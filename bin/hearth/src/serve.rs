@@ -12,7 +12,7 @@ use host::{
 };
 use model::{Limits, Network, Scale};
 use protocol::{Call, Reply};
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
     state::{self, OwnedDirectory},
 };
 
-/// Calls at once; so many more may wait. Each may hold a body of 20 MiB.
+/// Calls at once, waiting ones included; each may hold a body of 20 MiB.
 const MAX_CALLS: u32 = 1024;
 
 const EXAMPLES: &str = "\
@@ -148,7 +148,8 @@ async fn serve(arguments: Arguments, stop: &CancellationToken) -> anyhow::Result
         _ = service.ready(Instant::now() + 2 * BIND_TIMEOUT) => {
             announce(server.address()?, &adapter)?;
             telemetry.append("startup", started.elapsed())?;
-            let backend = Arc::new(Serving(service.clone()));
+            let places = Semaphore::new(MAX_CALLS as usize);
+            let backend = Arc::new(Serving { service: service.clone(), places });
             server.run(host_config, backend, stop.cancelled()).await;
         }
     }
@@ -169,12 +170,19 @@ fn announce(address: SocketAddr, adapter: &Chosen) -> anyhow::Result<()> {
     Ok(())
 }
 
-struct Serving(Arc<Service>);
+struct Serving {
+    service: Arc<Service>,
+    places: Semaphore,
+}
 
 #[async_trait::async_trait]
 impl Backend for Serving {
     async fn call(&self, call: Call) -> Result<Reply, protocol::CallError> {
-        let outcome = self.0.call(call, &Progress::default()).await;
+        let _place = self.places.try_acquire().map_err(|_| {
+            let why = format!("The function is at its limit of {MAX_CALLS} calls.");
+            protocol::CallError::Unavailable { why }
+        })?;
+        let outcome = self.service.call(call, &Progress::default()).await;
         // Open Runtimes' clients know no difference between these.
         outcome.map_err(|error| match error {
             CallError::Call(error) | CallError::BackingOff { cause: error, .. } => error,
@@ -264,6 +272,7 @@ fn revision(
         scale: Scale { concurrency: MAX_CALLS, min: 0, max: instances, idle: Duration::MAX },
         is_single_use: arguments.fresh,
         bind_timeout: BIND_TIMEOUT,
+        on_bind: None,
     }
 }
 

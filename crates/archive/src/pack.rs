@@ -16,6 +16,8 @@ use crate::{Summary, ignored::Ignored, link::stays_inside};
 pub struct PackOptions {
     /// How the tar is compressed.
     pub compression: Compression,
+    /// Leaves nothing out but what has no content: for what was built, not for what is sent.
+    pub everything: bool,
 }
 
 /// How a tar is compressed.
@@ -81,13 +83,13 @@ pub fn pack(
         Compression::Gzip => {
             let encoder: GzEncoder<_> =
                 GzBuilder::new().mtime(0).write(writer, flate2::Compression::default());
-            let (encoder, summary) = Packer::pack(directory, encoder)?;
+            let (encoder, summary) = Packer::pack(directory, encoder, options)?;
             encoder.finish()?.flush()?;
             Ok(summary)
         }
         Compression::Zstd => {
             let encoder = zstd::Encoder::new(writer, zstd::DEFAULT_COMPRESSION_LEVEL)?;
-            let (encoder, summary) = Packer::pack(directory, encoder)?;
+            let (encoder, summary) = Packer::pack(directory, encoder, options)?;
             encoder.finish()?.flush()?;
             Ok(summary)
         }
@@ -96,14 +98,18 @@ pub fn pack(
 
 struct Packer<'a, W: Write> {
     root: &'a Path,
-    ignored: Ignored,
+    ignored: Option<Ignored>,
     builder: Builder<W>,
     summary: Summary,
 }
 
 impl<'a, W: Write> Packer<'a, W> {
-    fn pack(root: &'a Path, writer: W) -> Result<(W, Summary), PackError> {
-        let ignored = Ignored::of(root)?;
+    fn pack(
+        root: &'a Path,
+        writer: W,
+        options: &PackOptions,
+    ) -> Result<(W, Summary), PackError> {
+        let ignored = (!options.everything).then(|| Ignored::of(root)).transpose()?;
         let builder = Builder::new(writer);
         let mut packer = Self { root, ignored, builder, summary: Summary::default() };
         packer.directory(Path::new(""))?;
@@ -130,7 +136,7 @@ impl<'a, W: Write> Packer<'a, W> {
         let path = self.root.join(relative);
         let read = |source| PackError::Read { path: path.clone(), source };
         let kind = path.symlink_metadata().map_err(read)?.file_type();
-        if self.ignored.contains(&path, kind.is_dir()) {
+        if self.ignored.as_ref().is_some_and(|ignored| ignored.contains(&path, kind.is_dir())) {
             self.summary.left_out += 1;
         } else if kind.is_dir() {
             self.builder.append_data(

@@ -49,7 +49,7 @@ impl Drop for Place {
 
 fn packed(directory: &Path, compression: Compression) -> Vec<u8> {
     let mut bytes = Vec::new();
-    pack(directory, &mut bytes, &PackOptions { compression }).expect("pack");
+    pack(directory, &mut bytes, &PackOptions { compression, everything: false }).expect("pack");
     bytes
 }
 
@@ -133,9 +133,21 @@ fn what_nobody_wants_to_send_stays_behind() {
     ];
     assert_eq!(names(&place.to()), expected, "a package manager would not bring those back");
     let mut bytes = Vec::new();
-    let options = PackOptions { compression: Compression::Gzip };
+    let options = PackOptions { compression: Compression::Gzip, everything: false };
     let summary = pack(&place.from(), &mut bytes, &options).expect("pack");
     assert_eq!(summary.left_out, 5);
+}
+
+#[test]
+fn what_was_built_is_packed_whole() {
+    let place = Place::new("whole");
+    for path in [".gitignore", "node_modules/x", "package.json", "__pycache__/y.pyc", "a.log"] {
+        place.write(path, "*.log");
+    }
+    let options = PackOptions { compression: Compression::Zstd, everything: true };
+    let mut bytes = Vec::new();
+    let summary = pack(&place.from(), &mut bytes, &options).expect("pack");
+    assert_eq!((summary.files, summary.left_out), (5, 0));
 }
 
 #[test]
@@ -167,7 +179,7 @@ fn a_link_that_nobody_could_unpack_is_refused_by_name() {
     let place = Place::new("outside");
     place.write("a/file", "x");
     std::os::unix::fs::symlink("/usr/bin/python3", place.from().join("a/python")).expect("link");
-    let options = PackOptions { compression: Compression::Gzip };
+    let options = PackOptions { compression: Compression::Gzip, everything: false };
     let error = pack(&place.from(), Vec::new(), &options).expect_err("it points outside");
     assert!(matches!(&error, PackError::Link { path, .. } if path == Path::new("a/python")));
     assert!(error.to_string().contains(".hearthignore"), "{error}");
@@ -176,7 +188,7 @@ fn a_link_that_nobody_could_unpack_is_refused_by_name() {
 #[test]
 fn unreadable_folders_and_ignore_files_are_named() {
     let place = Place::new("unreadable");
-    let options = PackOptions { compression: Compression::Gzip };
+    let options = PackOptions { compression: Compression::Gzip, everything: false };
     let missing = pack(&place.from().join("missing"), Vec::new(), &options).expect_err("missing");
     assert!(missing.to_string().contains("missing"), "{missing}");
     place.write(".hearthignore", "a{b\n[\n");

@@ -39,6 +39,6 @@ pub use instance::{Engine, LaunchError, Outputs, Template};
 pub use outcome::{CallError, Progress};
 pub use pool::PoolLimits;
 pub use report::{Activity, InstanceReport, Load};
-pub use revision::Revision;
+pub use revision::{OnBind, Revision};
 pub use service::Service;
 pub use stock::{Stock, StockReport};

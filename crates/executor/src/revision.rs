@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use model::{Limits, Phases, Scale};
+use model::{InstanceId, Limits, Phases, Scale};
 use protocol::{BindError, Binding, CallError};
 use tokio::time::{Instant, timeout};
 use tracing::warn;
@@ -33,7 +33,12 @@ pub struct Revision {
     pub is_single_use: bool,
     /// How long the code may take to load.
     pub bind_timeout: Duration,
+    /// Told of each instance that is about to become this function's.
+    pub on_bind: Option<OnBind>,
 }
+
+/// What is told of an instance.
+pub type OnBind = Arc<dyn Fn(&InstanceId) + Send + Sync>;
 
 /// How long the parts of a start took.
 #[derive(Clone, Copy, Debug, Default)]
@@ -95,6 +100,9 @@ impl Revision {
             let engine = self.stock.engine();
             let code_directory = engine.attach(running, &self.artifact, &self.limits).await?;
             let (attach, binding) = (attaching.elapsed(), Instant::now());
+            if let Some(on_bind) = &self.on_bind {
+                on_bind(&running.id);
+            }
             running
                 .connection
                 .bind(&Binding {

@@ -213,6 +213,7 @@ impl Lab {
             scale,
             is_single_use: false,
             bind_timeout: secs(60),
+            on_bind: None,
         }
     }
 

@@ -1,0 +1,242 @@
+//! From an upload to a deployment that serves, or to a reason why not.
+//!
+//! ```text
+//! queue ─► unpack ─► build ─► store ─► start ─► (activate in the catalog) ─► switch ─► retire
+//! └──────────── fails: what served before serves on ────────────┘
+//! ```
+
+use std::{
+    fs::{self, File},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use api::{DeployEvent, DeployRequest};
+use archive::UnpackLimits;
+use catalog::NewDeployment;
+use executor::CallError;
+use model::{FunctionName, Settings};
+use tokio::{sync::mpsc, time::Instant};
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::{
+    function::Current,
+    platform::{Platform, Source, describe},
+    store::{Pin, Scratch, StoreError},
+    workshop::Plan,
+};
+
+/// Events on their way to whoever deploys. A slow reader does not hold up the deployment: what is
+/// printed meanwhile and does not fit is left out.
+const EVENTS: usize = 1024;
+
+/// A source that has been received.
+pub(crate) struct Upload {
+    pub(crate) archive: Scratch,
+    pub(crate) request: DeployRequest,
+    pub(crate) settings: Settings,
+}
+
+/// The step that failed, and why.
+struct Failure {
+    step: &'static str,
+    why: String,
+}
+
+impl Platform {
+    /// Deploys. It goes on even if nobody listens to its events, of which the last says how it
+    /// ended.
+    pub(crate) fn deploy(
+        self: &Arc<Self>,
+        name: FunctionName,
+        upload: Upload,
+    ) -> mpsc::Receiver<DeployEvent> {
+        let (events, receiver) = mpsc::channel(EVENTS);
+        let platform = self.clone();
+        self.tasks.spawn(async move {
+            let attempt = Attempt { platform: &platform, name: &name, id: Uuid::now_v7(), events };
+            let last = match attempt.run(&upload).await {
+                Ok(last) => last,
+                Err(failure) => attempt.failed(failure).await,
+            };
+            // The last event waits for its place; whoever deploys may be gone.
+            let _ = attempt.events.send_timeout(last, Duration::from_secs(30)).await;
+        });
+        receiver
+    }
+}
+
+/// One attempt to deploy.
+struct Attempt<'a> {
+    platform: &'a Arc<Platform>,
+    name: &'a FunctionName,
+    id: Uuid,
+    events: mpsc::Sender<DeployEvent>,
+}
+
+impl Attempt<'_> {
+    async fn run(&self, upload: &Upload) -> Result<DeployEvent, Failure> {
+        self.say("queue");
+        let lock = self.platform.lock(self.name);
+        let _changing = lock.lock().await;
+        let place = self.platform.builds.acquire().await;
+        let _place = place.expect("the semaphore is never closed");
+
+        let (plan, source) = self.step("unpack", self.unpack(upload)).await?;
+        self.step("build", self.build(&plan, &source)).await?;
+        let pin = self.step("store", self.store(source)).await?;
+        let current = self.step("start", self.start(&plan, pin, upload)).await?;
+        self.switch(current).await
+    }
+
+    /// Unpacks the source, tells what it is, and notes the attempt.
+    async fn unpack(&self, upload: &Upload) -> Result<(Plan, Scratch), String> {
+        let (platform, source) = (self.platform.clone(), self.platform.store.scratch());
+        let archive = upload.archive.path().to_path_buf();
+        let DeployRequest { runtime, entrypoint, .. } = upload.request.clone();
+        let new = {
+            let (id, function) = (self.id, self.name.clone());
+            let (settings, created_at) = (upload.settings.clone(), now());
+            move |plan: &Plan| NewDeployment {
+                id,
+                function,
+                runtime: plan.runtime.clone(),
+                entrypoint: plan.entrypoint.clone(),
+                settings,
+                created_at,
+            }
+        };
+        let work = move || {
+            let failed = |cause| StoreError::Files {
+                step: "unpack into",
+                path: source.path().to_path_buf(),
+                source: cause,
+            };
+            fs::create_dir(source.path()).map_err(failed)?;
+            let packed = File::open(&archive).map_err(failed)?;
+            archive::unpack(packed, source.path(), &UnpackLimits::default())?;
+            let workshop = &platform.workshop;
+            let plan =
+                workshop.examine(source.path(), runtime.as_deref(), entrypoint.as_deref())?;
+            platform.catalog.begin(&new(&plan))?;
+            Ok((plan, source))
+        };
+        self.platform.blocking(work).await.map_err(|error| describe(&error))
+    }
+
+    async fn build(&self, plan: &Plan, source: &Scratch) -> Result<(), String> {
+        let events = self.events.clone();
+        let output = move |text: String| {
+            let _ = events.try_send(DeployEvent::Output { text });
+        };
+        let built = self.platform.workshop.build(plan, source.path(), &output).await;
+        built.map_err(|error| error.to_string())
+    }
+
+    async fn store(&self, source: Scratch) -> Result<Pin, String> {
+        let (platform, id) = (self.platform.clone(), self.id);
+        let work = move || {
+            let (pin, bytes) = platform.store.keep(&source, &*platform.workshop)?;
+            platform.catalog.set_artifact(id, pin.artifact(), bytes)?;
+            Ok(pin)
+        };
+        self.platform.blocking(work).await.map_err(|error| describe(&error))
+    }
+
+    /// Serves the new deployment beside the old one, until it has been bound once.
+    async fn start(&self, plan: &Plan, pin: Pin, upload: &Upload) -> Result<Current, String> {
+        let Upload { settings, .. } = upload;
+        let log = self.platform.logs.function(self.name);
+        let source = Source {
+            runtime: &plan.runtime,
+            entrypoint: &plan.entrypoint,
+            tree: self.platform.store.tree(pin.artifact()),
+        };
+        let service = self.platform.serve(self.name, settings, source, &log)?;
+        let deadline = Instant::now() + self.platform.config.start_timeout;
+        if let Err(error) = service.ready(deadline).await {
+            service.retire(Duration::ZERO).await;
+            return Err(match error {
+                CallError::Call(protocol::CallError::TimedOut) => format!(
+                    "its first instance did not start within {:?}",
+                    self.platform.config.start_timeout
+                ),
+                error => error.to_string(),
+            });
+        }
+        Ok(Current { settings: settings.clone(), service: Ok(service), _pin: Some(pin) })
+    }
+
+    /// The new one serves from here on; whatever happens, the catalog says the same.
+    async fn switch(&self, current: Current) -> Result<DeployEvent, Failure> {
+        let (platform, id) = (self.platform.clone(), self.id);
+        let activated = self.platform.blocking(move || Ok(platform.catalog.activate(id)?)).await;
+        let function = match activated {
+            Ok(function) => function,
+            Err(error) => {
+                self.platform.retire(Arc::new(current)).await;
+                return Err(Failure { step: "activate", why: describe(&error) });
+            }
+        };
+        let log = self.platform.logs.function(self.name);
+        if let Some(earlier) = self.platform.put(self.name.clone(), log, current) {
+            self.clean_up_after(earlier);
+        }
+        info!(function = %self.name, deployment = %self.id, "deployed");
+        let deployment = Box::new(crate::report::deployment(&function.active));
+        Ok(DeployEvent::Active { deployment, url: self.platform.url_of(self.name) })
+    }
+
+    /// Lets the calls of the deployment that was replaced finish, then removes its artifact.
+    fn clean_up_after(&self, earlier: Arc<Current>) {
+        let platform = self.platform.clone();
+        self.platform.tasks.spawn(async move {
+            platform.retire(earlier).await;
+            let sweeping = platform.clone();
+            let swept =
+                platform.blocking(move || sweeping.store.sweep(&sweeping.catalog)).await;
+            if let Err(error) = swept {
+                warn!(error = describe(&error), "could not remove what is not needed any more");
+            }
+        });
+    }
+
+    async fn failed(&self, Failure { step, why }: Failure) -> DeployEvent {
+        info!(function = %self.name, deployment = %self.id, step, why, "a deployment failed");
+        let (platform, id) = (self.platform.clone(), self.id);
+        let note = format!("{step}: {why}");
+        let noted = self
+            .platform
+            .blocking(move || {
+                // What failed before it was noted is not known to the catalog.
+                let noted = platform.catalog.fail(id, &note);
+                platform.store.sweep(&platform.catalog)?;
+                Ok(noted?)
+            })
+            .await;
+        if let Err(error) = noted {
+            warn!(error = describe(&error), "could not note a failed deployment");
+        }
+        DeployEvent::Failed { step: step.into(), message: why }
+    }
+
+    async fn step<T>(
+        &self,
+        step: &'static str,
+        work: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, Failure> {
+        self.say(step);
+        work.await.map_err(|why| Failure { step, why })
+    }
+
+    fn say(&self, step: &str) {
+        let _ = self.events.try_send(DeployEvent::Step { step: step.into() });
+    }
+}
+
+/// Milliseconds since 1970.
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,339 @@
+//! What exists and is served.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, RwLock, Weak},
+    time::Duration,
+};
+
+use catalog::{Catalog, CatalogError, SqliteCatalog};
+use executor::{Executor, Revision, Service};
+use front::{Functions, Target};
+use logs::{FunctionLog, LogError, LogLimits, LogStore};
+use model::{FunctionName, Settings};
+use telemetry::{Metrics, Tracing};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::{
+    function::{Active, Current, FunctionJournal},
+    store::{Store, StoreError},
+    switchboard::Switchboard,
+    workshop::Workshop,
+};
+
+/// How a platform is set up.
+#[derive(Clone, Debug)]
+pub struct PlatformConfig {
+    /// Where everything is kept. Nobody else may use it meanwhile.
+    pub data: PathBuf,
+    /// Where functions are called, without a slash at its end.
+    pub url: String,
+    /// The most bytes of an uploaded source, compressed.
+    pub upload_bytes: u64,
+    /// Builds at once; others wait.
+    pub builds: usize,
+    /// How long a new deployment's first instance may take.
+    pub start_timeout: Duration,
+    /// How long the calls of a deployment that is replaced or removed may take.
+    pub drain_timeout: Duration,
+    /// How long the code of a function may take to load.
+    pub bind_timeout: Duration,
+    /// How much of the functions' logs is kept.
+    pub logs: LogLimits,
+}
+
+/// Why a platform did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The catalog cannot be used.
+    #[error("could not open the catalog")]
+    Catalog(#[from] CatalogError),
+    /// The logs cannot be used.
+    #[error("could not open the logs")]
+    Logs(#[from] LogError),
+    /// Artifacts cannot be used.
+    #[error("could not open the artifacts: {0}")]
+    Artifacts(String),
+}
+
+/// All functions, and what serves them. Its tasks end with [`Platform::shut_down`].
+pub struct Platform {
+    pub(crate) config: PlatformConfig,
+    pub(crate) catalog: Arc<dyn Catalog>,
+    pub(crate) store: Store,
+    pub(crate) logs: LogStore,
+    pub(crate) executor: Executor,
+    pub(crate) workshop: Arc<dyn Workshop>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) builds: Semaphore,
+    pub(crate) tasks: TaskTracker,
+    tracing: Arc<Tracing>,
+    switchboard: Switchboard,
+    functions: RwLock<HashMap<FunctionName, Known>>,
+    /// Who changes a function holds its lock.
+    locks: Mutex<HashMap<FunctionName, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+#[derive(Clone)]
+struct Known {
+    active: Arc<Active>,
+    journal: Arc<FunctionJournal>,
+    timeout: Duration,
+}
+
+/// What a platform is made of, beside its data.
+pub struct Parts {
+    /// Owns the instances.
+    pub executor: Executor,
+    /// Where the executor's instances write.
+    pub switchboard: Switchboard,
+    /// Knows languages.
+    pub workshop: Arc<dyn Workshop>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Sends spans.
+    pub tracing: Arc<Tracing>,
+}
+
+impl Platform {
+    /// Opens the data directory, removes what an earlier daemon left half-done, and serves what
+    /// exists. Blocks; must be called within a tokio runtime.
+    pub fn open(config: PlatformConfig, parts: Parts) -> Result<Arc<Self>, OpenError> {
+        let catalog: Arc<dyn Catalog> = Arc::new(SqliteCatalog::open(&config.data)?);
+        let artifacts = |error: StoreError| OpenError::Artifacts(describe(&error));
+        let store = Store::open(&config.data).map_err(artifacts)?;
+        let logs = LogStore::open(&config.data.join("logs"), config.logs.clone(), catalog.clone())?;
+        for deployment in catalog.fail_interrupted()? {
+            warn!(function = %deployment.function, deployment = %deployment.id, "was interrupted");
+        }
+        let platform = Arc::new(Self {
+            builds: Semaphore::new(config.builds),
+            config,
+            catalog,
+            store,
+            logs,
+            executor: parts.executor,
+            workshop: parts.workshop,
+            metrics: parts.metrics,
+            tasks: TaskTracker::new(),
+            tracing: parts.tracing,
+            switchboard: parts.switchboard,
+            functions: RwLock::default(),
+            locks: Mutex::default(),
+        });
+        platform.store.sweep(&platform.catalog).map_err(artifacts)?;
+        platform.serve_all()?;
+        Ok(platform)
+    }
+
+    /// Lets calls finish, ends all instances, and writes what is left to write.
+    pub async fn shut_down(&self) {
+        self.executor.shut_down(self.config.drain_timeout).await;
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.logs.shutdown();
+        self.tracing.shut_down().await;
+    }
+
+    fn serve_all(&self) -> Result<(), OpenError> {
+        let functions = self.catalog.functions()?;
+        info!(functions = functions.len(), "serving what exists");
+        for function in functions {
+            let log = self.logs.function(&function.name);
+            let current = self.current_of(&function, &log);
+            self.put(function.name, log, current);
+        }
+        Ok(())
+    }
+
+    /// What serves a function of the catalog, or why nothing does.
+    fn current_of(&self, function: &catalog::Function, log: &Arc<FunctionLog>) -> Current {
+        let catalog::Function { name, settings, active, .. } = function;
+        let service = self.served(name, settings, active, log);
+        if let Err(why) = &service {
+            warn!(function = %name, why, "cannot be served");
+        }
+        let pin = active.artifact.as_ref().map(|artifact| self.store.pin(artifact));
+        Current { settings: settings.clone(), service, _pin: pin }
+    }
+
+    fn served(
+        &self,
+        name: &FunctionName,
+        settings: &Settings,
+        deployment: &catalog::Deployment,
+        log: &Arc<FunctionLog>,
+    ) -> Result<Arc<Service>, String> {
+        let Some(artifact) = &deployment.artifact else {
+            return Err("The function has no artifact; deploy it again.".into());
+        };
+        let tree = self
+            .store
+            .restore(artifact, &*self.workshop)
+            .map_err(|error| format!("The function's artifact cannot be used: {}; deploy it again.", describe(&error)))?;
+        let source = Source {
+            runtime: &deployment.runtime,
+            entrypoint: &deployment.entrypoint,
+            tree,
+        };
+        self.serve(name, settings, source, log)
+    }
+
+    /// Has the executor serve an artifact. Nothing is started but what is to be kept.
+    pub(crate) fn serve(
+        &self,
+        name: &FunctionName,
+        settings: &Settings,
+        source: Source<'_>,
+        log: &Arc<FunctionLog>,
+    ) -> Result<Arc<Service>, String> {
+        let template = self
+            .workshop
+            .template(source.runtime, settings.network)
+            .map_err(|error| format!("The function's runtime cannot be used: {error}."))?;
+        let entrypoint = ("OPEN_RUNTIMES_ENTRYPOINT".to_owned(), source.entrypoint.to_owned());
+        let own = settings.environment.iter().map(|(key, value)| (key.clone(), value.clone()));
+        let (switchboard, log) = (self.switchboard.clone(), log.clone());
+        let revision = Revision {
+            label: name.to_string(),
+            stock: self.executor.stock(&template),
+            artifact: source.tree,
+            entrypoint: source.entrypoint.to_owned(),
+            environment: std::iter::once(entrypoint).chain(own).collect(),
+            limits: settings.limits.clone(),
+            scale: settings.scale,
+            is_single_use: false,
+            bind_timeout: self.config.bind_timeout,
+            on_bind: Some(Arc::new(move |id| switchboard.connect(id, log.instance(id)))),
+        };
+        Ok(Arc::new(self.executor.serve(revision)))
+    }
+
+    /// Lets a deployment serve all calls from now on. Returns the one that did so far.
+    pub(crate) fn put(
+        &self,
+        name: FunctionName,
+        log: Arc<FunctionLog>,
+        current: Current,
+    ) -> Option<Arc<Current>> {
+        let timeout = current.settings.timeout;
+        let mut functions = self.functions.write().expect("no panic while the lock is held");
+        if let Some(known) = functions.get_mut(&name) {
+            known.timeout = timeout;
+            return Some(known.active.switch(current));
+        }
+        let metrics = self.metrics.function(&name);
+        let active =
+            Arc::new(Active::new(name.clone(), log, current, metrics, self.tracing.clone()));
+        let journal = Arc::new(FunctionJournal(active.clone()));
+        functions.insert(name, Known { active, journal, timeout });
+        None
+    }
+
+    pub(crate) fn active(&self, name: &str) -> Option<Arc<Active>> {
+        let functions = self.functions.read().expect("no panic while the lock is held");
+        functions.get(name).map(|known| known.active.clone())
+    }
+
+    /// All functions that are served, in no order.
+    pub(crate) fn all(&self) -> Vec<Arc<Active>> {
+        let functions = self.functions.read().expect("no panic while the lock is held");
+        functions.values().map(|known| known.active.clone()).collect()
+    }
+
+    /// Removes a function with everything it had. False if there is no trace of it.
+    pub(crate) async fn remove(self: &Arc<Self>, name: &FunctionName) -> Result<bool, StoreError> {
+        let lock = self.lock(name);
+        let _changing = lock.lock().await;
+        let (platform, removed) = (self.clone(), name.clone());
+        let was_there =
+            self.blocking(move || Ok(platform.catalog.remove(&removed)?)).await?;
+        let known = {
+            let mut functions = self.functions.write().expect("no panic while the lock is held");
+            functions.remove(name)
+        };
+        if let Some(Known { active, .. }) = &known {
+            self.retire(active.current()).await;
+        }
+        drop(known);
+        self.metrics.remove(name);
+        let (platform, removed) = (self.clone(), name.clone());
+        self.blocking(move || {
+            platform.logs.remove(&removed).map_err(|error| StoreError::Logs(describe(&error)))?;
+            platform.store.sweep(&platform.catalog)
+        })
+        .await?;
+        info!(function = %name, "removed");
+        Ok(was_there)
+    }
+
+    /// Ends a deployment that does not serve any more.
+    pub(crate) async fn retire(&self, earlier: Arc<Current>) {
+        if let Ok(service) = &earlier.service {
+            service.retire(self.config.drain_timeout).await;
+        }
+    }
+
+    /// The lock of whoever changes a function.
+    pub(crate) fn lock(&self, name: &FunctionName) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self.locks.lock().expect("no panic while the lock is held");
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        if let Some(lock) = locks.get(name).and_then(Weak::upgrade) {
+            return lock;
+        }
+        let lock = Arc::new(tokio::sync::Mutex::new(()));
+        locks.insert(name.clone(), Arc::downgrade(&lock));
+        lock
+    }
+
+    /// Does something that waits for the disk, off the thread that serves calls.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        match self.tasks.spawn_blocking(work).await {
+            Ok(outcome) => outcome,
+            Err(error) => Err(StoreError::Task(error.to_string())),
+        }
+    }
+
+    /// Where a function is called.
+    pub(crate) fn url_of(&self, name: &FunctionName) -> String {
+        format!("{}/fn/{name}", self.config.url)
+    }
+}
+
+/// Where a deployment's code is, and what it is written for.
+pub(crate) struct Source<'a> {
+    pub(crate) runtime: &'a str,
+    pub(crate) entrypoint: &'a str,
+    pub(crate) tree: PathBuf,
+}
+
+impl Functions for Platform {
+    fn find(&self, name: &str) -> Option<Target> {
+        let functions = self.functions.read().expect("no panic while the lock is held");
+        let Known { active, journal, timeout } = functions.get(name)?;
+        Some(Target {
+            name: active.name.clone(),
+            function: active.clone(),
+            journal: journal.clone(),
+            timeout: *timeout,
+        })
+    }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,231 @@
+//! Artifacts: packed, by their digest, and unpacked once for all instances of this host.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use archive::{Compression, PackOptions, UnpackLimits};
+use catalog::{Blobs, Catalog, Digest};
+
+use crate::workshop::{Workshop, WorkshopError};
+
+/// What an artifact may hold: a source with all it depends on.
+const ARTIFACT_LIMITS: UnpackLimits =
+    UnpackLimits { bytes: 8 << 30, entries: 1_000_000, path_length: 4096 };
+
+/// Why something was not stored or found.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error("could not {step} {}", path.display())]
+    Files { step: &'static str, path: PathBuf, source: io::Error },
+    #[error("could not store the artifact")]
+    Blob(#[from] catalog::BlobError),
+    #[error("could not pack the artifact")]
+    Pack(#[from] archive::PackError),
+    #[error("could not unpack the artifact")]
+    Unpack(#[from] archive::UnpackError),
+    #[error(transparent)]
+    Workshop(#[from] WorkshopError),
+    #[error(transparent)]
+    Catalog(#[from] catalog::CatalogError),
+    #[error("could not remove the log: {0}")]
+    Logs(String),
+    #[error("a task ended early: {0}")]
+    Task(String),
+}
+
+/// Everything that is kept as files in the data directory, but logs.
+///
+/// ```text
+/// blobs/ab/abcd…       packed artifacts
+/// artifacts/abcd…/     the same, unpacked: what instances mount
+/// scratch/…            uploads and builds under way; emptied at the start
+/// ```
+pub(crate) struct Store {
+    root: PathBuf,
+    blobs: Blobs,
+    next: AtomicU64,
+    /// Artifacts that something is made of, whatever the catalog says.
+    pins: Pins,
+    /// Held for reading while an artifact is stored, so that it is not swept before it is pinned.
+    storing: RwLock<()>,
+}
+
+type Pins = Arc<Mutex<HashMap<Digest, usize>>>;
+
+/// Keeps an artifact.
+pub(crate) struct Pin {
+    artifact: Digest,
+    pins: Pins,
+}
+
+/// A path below `scratch`. Dropping it removes what is there.
+pub(crate) struct Scratch(PathBuf);
+
+impl Store {
+    /// Opens the store in a data directory that nobody else uses.
+    pub(crate) fn open(root: &Path) -> Result<Self, StoreError> {
+        let scratch = root.join("scratch");
+        match fs::remove_dir_all(&scratch) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::Files { step: "empty", path: scratch, source });
+            }
+            _ => {}
+        }
+        for path in [scratch, root.join("artifacts")] {
+            fs::create_dir_all(&path)
+                .map_err(|source| StoreError::Files { step: "make", path, source })?;
+        }
+        let blobs = Blobs::open(&root.join("blobs"))?;
+        Ok(Self { root: root.into(), blobs, next: AtomicU64::new(0), pins: Pins::default(), storing: RwLock::new(()) })
+    }
+
+    /// A new path for something that is not finished. Nothing is there yet.
+    pub(crate) fn scratch(&self) -> Scratch {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        Scratch(self.root.join("scratch").join(number.to_string()))
+    }
+
+    /// Where an artifact is for instances.
+    pub(crate) fn tree(&self, artifact: &Digest) -> PathBuf {
+        self.root.join("artifacts").join(artifact.to_string())
+    }
+
+    /// Keeps an artifact until the pin is dropped.
+    pub(crate) fn pin(&self, artifact: &Digest) -> Pin {
+        *self.lock().entry(artifact.clone()).or_default() += 1;
+        Pin { artifact: artifact.clone(), pins: self.pins.clone() }
+    }
+
+    /// Packs a built tree and moves it to its place. It stays there as long as the pin does.
+    pub(crate) fn keep(
+        &self,
+        built: &Scratch,
+        workshop: &dyn Workshop,
+    ) -> Result<(Pin, u64), StoreError> {
+        let _storing = self.storing.read().expect("nothing panics while it stores");
+        let (reader, writer) = io::pipe().map_err(|source| StoreError::Files {
+            step: "pack",
+            path: built.0.clone(),
+            source,
+        })?;
+        let stored = std::thread::scope(|scope| {
+            let options = PackOptions { compression: Compression::Zstd, everything: true };
+            let packing = scope.spawn(move || archive::pack(&built.0, writer, &options));
+            let stored = self.blobs.put(reader);
+            packing.join().expect("packing does not panic")?;
+            Ok::<_, StoreError>(stored?)
+        })?;
+        let (artifact, bytes) = stored;
+        let pin = self.pin(&artifact);
+        self.place(built, &artifact, workshop)?;
+        Ok((pin, bytes))
+    }
+
+    /// Unpacks an artifact, if that has not been done.
+    pub(crate) fn restore(
+        &self,
+        artifact: &Digest,
+        workshop: &dyn Workshop,
+    ) -> Result<PathBuf, StoreError> {
+        let tree = self.tree(artifact);
+        if !tree.is_dir() {
+            let scratch = self.scratch();
+            let packed = self.blobs.open_blob(artifact)?;
+            let failed =
+                |source| StoreError::Files { step: "make", path: scratch.0.clone(), source };
+            fs::create_dir(&scratch.0).map_err(failed)?;
+            archive::unpack(packed, &scratch.0, &ARTIFACT_LIMITS)?;
+            self.place(&scratch, artifact, workshop)?;
+        }
+        Ok(tree)
+    }
+
+    /// A tree is at its place either as a whole or not at all.
+    fn place(
+        &self,
+        tree: &Scratch,
+        artifact: &Digest,
+        workshop: &dyn Workshop,
+    ) -> Result<(), StoreError> {
+        let place = self.tree(artifact);
+        if place.is_dir() {
+            return Ok(());
+        }
+        workshop.hand_over(&tree.0)?;
+        fs::rename(&tree.0, &place)
+            .map_err(|source| StoreError::Files { step: "make", path: place, source })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, usize>> {
+        self.pins.lock().expect("no panic while the lock is held")
+    }
+
+    /// Removes artifacts that nothing refers to.
+    pub(crate) fn sweep(&self, catalog: &Arc<dyn Catalog>) -> Result<(), StoreError> {
+        let _nobody_stores = self.storing.write().expect("nothing panics while it stores");
+        let mut in_use = catalog.artifacts_in_use()?;
+        in_use.extend(self.lock().keys().cloned());
+        self.blobs.sweep(&in_use, Duration::ZERO)?;
+        let places = self.root.join("artifacts");
+        let failed = |source| StoreError::Files { step: "look into", path: places.clone(), source };
+        for entry in fs::read_dir(&places).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let is_used = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<Digest>().ok())
+                .is_some_and(|digest| in_use.contains(&digest));
+            if !is_used {
+                let path = entry.path();
+                fs::remove_dir_all(&path)
+                    .map_err(|source| StoreError::Files { step: "remove", path, source })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Pin {
+    pub(crate) fn artifact(&self) -> &Digest {
+        &self.artifact
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut pins = self.pins.lock().expect("no panic while the lock is held");
+        if let Some(count) = pins.get_mut(&self.artifact) {
+            *count -= 1;
+            if *count == 0 {
+                pins.remove(&self.artifact);
+            }
+        }
+    }
+}
+
+impl Scratch {
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let removed = match fs::symlink_metadata(&self.0) {
+            Ok(data) if data.is_dir() => fs::remove_dir_all(&self.0),
+            Ok(_) => fs::remove_file(&self.0),
+            Err(_) => Ok(()),
+        };
+        if let Err(error) = removed {
+            tracing::warn!(path = %self.0.display(), %error, "could not remove what is not needed");
+        }
+    }
+}

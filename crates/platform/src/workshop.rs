@@ -1,0 +1,50 @@
+use std::path::Path;
+
+use async_trait::async_trait;
+use executor::Template;
+use model::Network;
+
+/// What a source turned out to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The runtime with its version, such as `python-3.11.2`.
+    pub runtime: String,
+    /// The file that defines the function, relative to the source.
+    pub entrypoint: String,
+}
+
+/// Why source does not become something to serve. The text is for the user, and says what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct WorkshopError(pub String);
+
+/// Knows languages: what a source is, how it is built, what its instances are made of.
+#[async_trait]
+pub trait Workshop: Send + Sync + 'static {
+    /// Tells what the source in a directory is, as far as the user has not said so.
+    fn examine(
+        &self,
+        source: &Path,
+        runtime: Option<&str>,
+        entrypoint: Option<&str>,
+    ) -> Result<Plan, WorkshopError>;
+
+    /// Builds the source where it is. What the build prints goes to `output` as it comes. Dropping
+    /// the future ends the build.
+    async fn build(
+        &self,
+        plan: &Plan,
+        source: &Path,
+        output: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<(), WorkshopError>;
+
+    /// Makes a built tree one that instances can use: its owner, for one.
+    fn hand_over(&self, tree: &Path) -> Result<(), WorkshopError>;
+
+    /// What instances of a runtime have in common. Equal arguments give equal templates.
+    fn template(
+        &self,
+        runtime: &str,
+        network: Option<Network>,
+    ) -> Result<Template, WorkshopError>;
+}
