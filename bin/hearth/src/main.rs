@@ -10,10 +10,12 @@ mod runtimes;
 mod serve;
 mod source;
 mod state;
+mod up;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use telemetry::Format;
 
 /// Runs functions: any language, isolated, fast.
 #[derive(Parser)]
@@ -30,6 +32,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run the platform: deploy functions to it, call them, follow what they do.
+    Up(Box<up::Arguments>),
     /// Serve one function over HTTP, as an Open Runtimes v5 server.
     Serve(Box<serve::Arguments>),
     /// Say what this machine supports, which guarantees that gives, and what to do about the rest.
@@ -49,26 +53,16 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return exit::usage(&error),
     };
-    start_logging(arguments.verbose);
+    let verbosity = arguments.verbose;
+    if !matches!(arguments.command, Command::Up(_)) {
+        telemetry::start_logging(Format::Text, verbosity).expect("nothing has logged yet");
+    }
     let outcome = match arguments.command {
+        Command::Up(arguments) => up::run(&arguments, verbosity),
         Command::Serve(arguments) => serve::run(*arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Runtimes(arguments) => runtimes::run(&arguments),
         Command::Client(command) => command.run(&arguments.connection),
     };
     exit::report(outcome)
-}
-
-fn start_logging(verbosity: u8) {
-    let level = match verbosity {
-        0 => tracing::Level::WARN,
-        1 => tracing::Level::INFO,
-        _ => tracing::Level::DEBUG,
-    };
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .init();
 }

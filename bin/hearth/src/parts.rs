@@ -7,7 +7,7 @@ use adapter_process::ProcessAdapter;
 use adapter_sandbox::SandboxAdapter;
 use executor::Template;
 use model::{LaunchSpec, Limits, Network};
-use protocol_worker::{WorkerConfig, WorkerProtocol};
+use protocol_worker::WorkerConfig;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -77,7 +77,8 @@ impl Signals {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum AdapterName {
     /// Linux namespaces, cgroups and seccomp.
     Sandbox,
@@ -91,13 +92,14 @@ pub(crate) enum Chosen {
     Process(Arc<ProcessAdapter>),
 }
 
-pub(crate) fn worker_protocol(sockets: &OwnedDirectory) -> anyhow::Result<WorkerProtocol> {
-    Ok(WorkerProtocol::new(WorkerConfig {
+/// How workers are spoken to, through sockets in a directory.
+pub(crate) fn worker_config(sockets: &OwnedDirectory) -> anyhow::Result<WorkerConfig> {
+    Ok(WorkerConfig {
         directory: sockets.subdirectory("sockets")?,
         hello_timeout: READY_TIMEOUT,
         patience: PATIENCE,
         instance_logs: Arc::new(output::of_instance),
-    }))
+    })
 }
 
 /// What all instances of a runtime have in common.
@@ -146,6 +148,13 @@ impl Chosen {
                 })?;
                 Ok(Self::Sandbox(Arc::new(adapter)))
             }
+        }
+    }
+
+    pub(crate) fn name(&self) -> AdapterName {
+        match self {
+            Self::Sandbox(_) => AdapterName::Sandbox,
+            Self::Process(_) => AdapterName::Process,
         }
     }
 

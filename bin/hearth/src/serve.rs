@@ -12,6 +12,7 @@ use host::{
 };
 use model::{Limits, Network, Scale};
 use protocol::{Call, Reply};
+use protocol_worker::WorkerProtocol;
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +21,7 @@ use crate::{
     output,
     parts::{
         self, AdapterName, BIND_TIMEOUT, Chosen, DRAIN_TIMEOUT, FUNCTION_USER, Signals,
-        parse_memory, parse_variable, worker_protocol,
+        parse_memory, parse_variable, worker_config,
     },
     runtimes::{Catalogue, Interpreter, Runtime},
     source,
@@ -132,7 +133,7 @@ async fn serve(arguments: Arguments, stop: &CancellationToken) -> anyhow::Result
     let adapter = Chosen::start(arguments.adapter, &data).await?;
     let engine = Engine::new(
         adapter.adapter(),
-        Arc::new(worker_protocol(&sockets)?),
+        Arc::new(WorkerProtocol::new(worker_config(&sockets)?)),
         Arc::new(output::of_instance),
     );
     let executor = Executor::new(engine, executor_config(&arguments));
@@ -301,7 +302,7 @@ async fn prepare(
     telemetry.append("extract", copying.elapsed())?;
 
     let installing = Instant::now();
-    source::install(&artifact, runtime, &interpreter).await?;
+    source::install(&artifact, runtime, &interpreter, source::Output::Terminal).await?;
     if rustix::process::geteuid().is_root() && arguments.adapter == AdapterName::Sandbox {
         source::give_to(&artifact, FUNCTION_USER).context("could not hand over the code")?;
     }

@@ -4,7 +4,7 @@ use std::{fs, io, os::unix::fs::lchown, path::Path, process::Stdio, time::Durati
 
 use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::{process::Command, time::timeout};
+use tokio::{io::AsyncReadExt, net::unix::pipe, process::Command, time::timeout};
 
 use crate::{
     exit::{Failure, Fatal},
@@ -70,6 +70,15 @@ pub(crate) fn entrypoint(
     })
 }
 
+/// Where the output of an install step goes.
+#[derive(Clone, Copy)]
+pub(crate) enum Output<'a> {
+    /// To standard error: standard output is for what scripts read.
+    Terminal,
+    /// To whoever deploys, in pieces.
+    Listener(&'a (dyn Fn(String) + Send + Sync)),
+}
+
 /// Runs the runtime's install step in the copy, if the source asks for one.
 ///
 /// It runs as the user who runs Hearth and with that user's network and package caches, as if they
@@ -78,30 +87,61 @@ pub(crate) async fn install(
     copy: &Path,
     runtime: &Runtime,
     interpreter: &Interpreter,
+    output: Output<'_>,
 ) -> anyhow::Result<()> {
     let asks = runtime.manifest.as_ref().filter(|manifest| copy.join(manifest).is_file());
     let Some(manifest) = asks else { return Ok(()) };
     let program = interpreter.program.to_string_lossy();
     let line = runtime.install.replace("{program}", &program);
-    eprintln!("{manifest} found, installing: {line}");
-    let mut child = Command::new("/bin/sh")
-        .args(["-c", &line])
-        .current_dir(copy)
-        .stdin(Stdio::null())
-        // Standard output is for what scripts read.
-        .stdout(io::stderr())
-        .process_group(0)
-        .spawn()
-        .context("could not start a shell for the install step")?;
+    output.say(format!("{manifest} found, installing: {line}\n"));
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", &line]).current_dir(copy).stdin(Stdio::null()).process_group(0);
+    let printed = output.connect(&mut command)?;
+    let mut child = command.spawn().context("could not start a shell for the install step")?;
+    // Else the pipe would not end with the child.
+    drop(command);
     let _group = Group(child.id());
     let refused = |message: String| Fatal::new(Failure::Source, message);
-    let status = timeout(INSTALL_TIMEOUT, child.wait())
+    let ended = async { tokio::join!(child.wait(), output.pass_on(printed)).0 };
+    let status = timeout(INSTALL_TIMEOUT, ended)
         .await
         .map_err(|_| refused(format!("the install step took longer than {INSTALL_TIMEOUT:?}")))??;
     if !status.success() {
         return Err(refused(format!("the install step ended with {status}")).into());
     }
     Ok(())
+}
+
+impl Output<'_> {
+    fn say(self, text: String) {
+        match self {
+            Self::Terminal => eprint!("{text}"),
+            Self::Listener(listen) => listen(text),
+        }
+    }
+
+    /// Decides where a command prints; the end of a pipe if that has to be read.
+    fn connect(self, command: &mut Command) -> anyhow::Result<Option<pipe::Receiver>> {
+        match self {
+            Self::Terminal => {
+                command.stdout(io::stderr());
+                Ok(None)
+            }
+            Self::Listener(_) => {
+                let (reading, writing) = io::pipe()?;
+                command.stdout(writing.try_clone()?).stderr(writing);
+                Ok(Some(pipe::Receiver::from_owned_fd(reading.into())?))
+            }
+        }
+    }
+
+    async fn pass_on(self, printed: Option<pipe::Receiver>) {
+        let (Self::Listener(listen), Some(mut printed)) = (self, printed) else { return };
+        let mut buffer = [0; 8192];
+        while let Ok(read @ 1..) = printed.read(&mut buffer).await {
+            listen(String::from_utf8_lossy(&buffer[..read]).into_owned());
+        }
+    }
 }
 
 /// A process group that ends when this is dropped.

@@ -104,11 +104,7 @@ struct Packer<'a, W: Write> {
 }
 
 impl<'a, W: Write> Packer<'a, W> {
-    fn pack(
-        root: &'a Path,
-        writer: W,
-        options: &PackOptions,
-    ) -> Result<(W, Summary), PackError> {
+    fn pack(root: &'a Path, writer: W, options: &PackOptions) -> Result<(W, Summary), PackError> {
         let ignored = (!options.everything).then(|| Ignored::of(root)).transpose()?;
         let builder = Builder::new(writer);
         let mut packer = Self { root, ignored, builder, summary: Summary::default() };

@@ -35,6 +35,33 @@ pub struct ExecutorConfig {
     pub spares: SparePolicy,
     /// How long an instance that is stopped while nothing runs in it may take to end by itself.
     pub stop_grace: Duration,
+    /// Told of each cold start.
+    pub on_cold_start: OnColdStart,
+}
+
+/// Is told of each cold start: its runtime's name, and whether there was a spare.
+#[derive(Clone, Default)]
+pub struct OnColdStart(Option<Arc<ToldOfColdStart>>);
+
+type ToldOfColdStart = dyn Fn(&str, bool) + Send + Sync;
+
+impl OnColdStart {
+    /// Whoever is to be told.
+    pub fn new(tell: impl Fn(&str, bool) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(tell)))
+    }
+
+    pub(crate) fn tell(&self, runtime: &str, has_found: bool) {
+        if let Some(tell) = &self.0 {
+            tell(runtime, has_found);
+        }
+    }
+}
+
+impl std::fmt::Debug for OnColdStart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnColdStart(…)")
+    }
 }
 
 impl Default for ExecutorConfig {
@@ -43,6 +70,7 @@ impl Default for ExecutorConfig {
             limits: PoolLimits::default(),
             spares: SparePolicy::default(),
             stop_grace: Duration::from_secs(1),
+            on_cold_start: OnColdStart::default(),
         }
     }
 }
@@ -131,7 +159,9 @@ impl Executor {
         if let Some(stock) = stocks.iter().find(|stock| *stock.spec() == template.spec) {
             return stock.clone();
         }
-        let stock = Stock::new(self.0.engine.clone(), template.clone(), self.0.config.spares);
+        let ExecutorConfig { spares, on_cold_start, .. } = &self.0.config;
+        let stock =
+            Stock::new(self.0.engine.clone(), template.clone(), *spares, on_cold_start.clone());
         stocks.push(stock.clone());
         let (inner, kept) = (self.0.clone(), stock.clone());
         self.0.spawn(async move {

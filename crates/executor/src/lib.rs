@@ -34,7 +34,7 @@ mod service;
 mod stock;
 
 pub use autoscaler::SparePolicy;
-pub use executor::{Executor, ExecutorConfig};
+pub use executor::{Executor, ExecutorConfig, OnColdStart};
 pub use instance::{Engine, LaunchError, Outputs, Template};
 pub use outcome::{CallError, Progress};
 pub use pool::PoolLimits;

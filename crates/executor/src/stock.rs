@@ -17,7 +17,10 @@ use tokio::{
 };
 use tracing::warn;
 
-use crate::instance::{Engine, LaunchError, Running, Template};
+use crate::{
+    executor::OnColdStart,
+    instance::{Engine, LaunchError, Running, Template},
+};
 
 /// How long nothing is launched after a launch has failed.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
@@ -33,6 +36,7 @@ pub struct Stock {
     engine: Engine,
     template: Template,
     policy: SparePolicy,
+    on_cold_start: OnColdStart,
     waiting: Mutex<Waiting>,
     touched: Notify,
     from_stock: AtomicU64,
@@ -60,7 +64,12 @@ pub struct StockReport {
 
 impl Stock {
     /// An empty stock, which wants what `policy` says. [`Stock::keep`] fills it.
-    pub(crate) fn new(engine: Engine, template: Template, policy: SparePolicy) -> Arc<Self> {
+    pub(crate) fn new(
+        engine: Engine,
+        template: Template,
+        policy: SparePolicy,
+        on_cold_start: OnColdStart,
+    ) -> Arc<Self> {
         let now = Instant::now();
         let waiting = Waiting {
             spares: VecDeque::new(),
@@ -72,6 +81,7 @@ impl Stock {
             engine,
             template,
             policy,
+            on_cold_start,
             waiting: Mutex::new(waiting),
             touched: Notify::new(),
             from_stock: AtomicU64::new(0),
@@ -169,6 +179,7 @@ impl Stock {
         self.lock().cold_starts.note(Instant::now());
         let counter = if has_found { &self.from_stock } else { &self.from_nothing };
         counter.fetch_add(1, Ordering::Relaxed);
+        self.on_cold_start.tell(self.runtime(), has_found);
         self.touched.notify_one();
     }
 

@@ -1,6 +1,6 @@
 //! The path of a request.
 
-use std::{fmt::Write, sync::Arc, time::Duration};
+use std::{fmt::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use bytes::Bytes;
@@ -52,6 +52,10 @@ impl Default for DoorConfig {
     }
 }
 
+/// The address of the client, in the extensions of requests that go to the router.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
 /// The front door: calls functions, and hands anything else to a router.
 pub struct Door {
     domain: String,
@@ -87,7 +91,11 @@ impl Handler for Door {
         };
         let called = match route {
             Route::Function(called) => called,
-            Route::Admin => return self.administer(Request::from_parts(parts, body)).await,
+            Route::Admin => {
+                let mut request = Request::from_parts(parts, body);
+                request.extensions_mut().insert(Peer(client.address()));
+                return self.administer(request).await;
+            }
         };
         let name = &*called.name;
         match self.functions.find(name).filter(|target| target.name.as_str() == name) {

@@ -53,7 +53,7 @@ mod problem;
 mod recording;
 mod route;
 
-pub use door::{Door, DoorConfig};
+pub use door::{Door, DoorConfig, Peer};
 pub use functions::{Callee, Functions, Journal, Record, Target};
 pub use recording::{DoorBody, DoorBodyError};
 pub use route::{Called, Route, route};

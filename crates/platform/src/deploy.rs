@@ -194,8 +194,7 @@ impl Attempt<'_> {
         self.platform.tasks.spawn(async move {
             platform.retire(earlier).await;
             let sweeping = platform.clone();
-            let swept =
-                platform.blocking(move || sweeping.store.sweep(&sweeping.catalog)).await;
+            let swept = platform.blocking(move || sweeping.store.sweep(&sweeping.catalog)).await;
             if let Err(error) = swept {
                 warn!(error = describe(&error), "could not remove what is not needed any more");
             }

@@ -14,7 +14,8 @@ use front::{Callee, Journal, Record};
 use logs::{CallRecord, FunctionLog};
 use model::{CallEnd, CallId, FunctionName, Outcome, Phases, Settings};
 use protocol::{Call, CallHead, CallLog, LogStream, Reply};
-use telemetry::{CallSpan, FunctionMetrics, Tracing};
+use telemetry::{CallSpan, FunctionMetrics, Metrics, Spans};
+use tokio::time::Instant;
 
 use crate::store::Pin;
 
@@ -24,8 +25,15 @@ pub(crate) struct Active {
     pub(crate) log: Arc<FunctionLog>,
     pub(crate) counters: Counters,
     current: Mutex<Arc<Current>>,
-    metrics: FunctionMetrics,
-    tracing: Arc<Tracing>,
+    metrics: Arc<FunctionMetrics>,
+    observers: Observers,
+}
+
+/// Where calls are counted and traced.
+#[derive(Clone)]
+pub(crate) struct Observers {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) spans: Arc<Spans>,
 }
 
 /// The deployment that serves.
@@ -52,11 +60,11 @@ impl Active {
         name: FunctionName,
         log: Arc<FunctionLog>,
         current: Current,
-        metrics: FunctionMetrics,
-        tracing: Arc<Tracing>,
+        observers: Observers,
     ) -> Self {
         let (counters, current) = (Counters::default(), Mutex::new(Arc::new(current)));
-        Self { name, log, counters, current, metrics, tracing }
+        let metrics = observers.metrics.function(&name);
+        Self { name, log, counters, current, metrics, observers }
     }
 
     pub(crate) fn current(&self) -> Arc<Current> {
@@ -83,7 +91,8 @@ impl Active {
         }
         let [.., call] = end.phases;
         busy_micros.fetch_add(call, Ordering::Relaxed);
-        self.metrics.ended(end);
+        self.metrics.ended(end.outcome);
+        self.observers.metrics.phases(&phases(end));
     }
 }
 
@@ -103,13 +112,13 @@ pub(crate) struct FunctionJournal(pub(crate) Arc<Active>);
 
 impl Journal for FunctionJournal {
     fn open(&self, call: CallId, head: &CallHead) -> Arc<dyn Record> {
-        let is_traced = self.0.tracing.is_on();
+        let is_traced = self.0.observers.spans.is_on();
         let header = |name: &str| head.headers.iter().find(|(key, _)| key == name);
         Arc::new(Recorded {
             log: self.0.log.call(call),
             function: self.0.clone(),
             call,
-            started: is_traced.then(SystemTime::now),
+            started: is_traced.then(|| (SystemTime::now(), Instant::now())),
             traceparent: is_traced
                 .then(|| header("traceparent").map(|(_, value)| value.clone()))
                 .flatten(),
@@ -122,7 +131,7 @@ struct Recorded {
     log: Arc<CallRecord>,
     function: Arc<Active>,
     call: CallId,
-    started: Option<SystemTime>,
+    started: Option<(SystemTime, Instant)>,
     traceparent: Option<String>,
     ended: OnceLock<()>,
 }
@@ -139,14 +148,14 @@ impl Record for Recorded {
             return;
         }
         self.function.count(&end);
-        if let Some(started) = self.started {
-            self.function.tracing.record(&CallSpan {
+        if let Some((started, begun)) = self.started {
+            self.function.observers.spans.record(&CallSpan {
                 function: &self.function.name,
                 call: self.call,
                 traceparent: self.traceparent.as_deref(),
                 started,
+                took: begun.elapsed(),
                 end: &end,
-                phases: phases(&end),
             });
         }
         self.log.end(end);

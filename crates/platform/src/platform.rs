@@ -12,17 +12,20 @@ use executor::{Executor, Revision, Service};
 use front::{Functions, Target};
 use logs::{FunctionLog, LogError, LogLimits, LogStore};
 use model::{FunctionName, Settings};
-use telemetry::{Metrics, Tracing};
+use telemetry::{Metrics, Spans};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::{
-    function::{Active, Current, FunctionJournal},
+    function::{Active, Current, FunctionJournal, Observers},
     store::{Store, StoreError},
     switchboard::Switchboard,
     workshop::Workshop,
 };
+
+/// How long the last spans may take.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 
 /// How a platform is set up.
 #[derive(Clone, Debug)]
@@ -67,10 +70,9 @@ pub struct Platform {
     pub(crate) logs: LogStore,
     pub(crate) executor: Executor,
     pub(crate) workshop: Arc<dyn Workshop>,
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) observers: Observers,
     pub(crate) builds: Semaphore,
     pub(crate) tasks: TaskTracker,
-    tracing: Arc<Tracing>,
     switchboard: Switchboard,
     functions: RwLock<HashMap<FunctionName, Known>>,
     /// Who changes a function holds its lock.
@@ -95,7 +97,7 @@ pub struct Parts {
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Sends spans.
-    pub tracing: Arc<Tracing>,
+    pub spans: Arc<Spans>,
 }
 
 impl Platform {
@@ -117,9 +119,8 @@ impl Platform {
             logs,
             executor: parts.executor,
             workshop: parts.workshop,
-            metrics: parts.metrics,
+            observers: Observers { metrics: parts.metrics, spans: parts.spans },
             tasks: TaskTracker::new(),
-            tracing: parts.tracing,
             switchboard: parts.switchboard,
             functions: RwLock::default(),
             locks: Mutex::default(),
@@ -135,7 +136,8 @@ impl Platform {
         self.tasks.close();
         self.tasks.wait().await;
         self.logs.shutdown();
-        self.tracing.shut_down().await;
+        let spans = self.observers.spans.clone();
+        let _ = tokio::task::spawn_blocking(move || spans.shutdown(LAST_SPANS)).await;
     }
 
     fn serve_all(&self) -> Result<(), OpenError> {
@@ -170,15 +172,14 @@ impl Platform {
         let Some(artifact) = &deployment.artifact else {
             return Err("The function has no artifact; deploy it again.".into());
         };
-        let tree = self
-            .store
-            .restore(artifact, &*self.workshop)
-            .map_err(|error| format!("The function's artifact cannot be used: {}; deploy it again.", describe(&error)))?;
-        let source = Source {
-            runtime: &deployment.runtime,
-            entrypoint: &deployment.entrypoint,
-            tree,
-        };
+        let tree = self.store.restore(artifact, &*self.workshop).map_err(|error| {
+            format!(
+                "The function's artifact cannot be used: {}; deploy it again.",
+                describe(&error)
+            )
+        })?;
+        let source =
+            Source { runtime: &deployment.runtime, entrypoint: &deployment.entrypoint, tree };
         self.serve(name, settings, source, log)
     }
 
@@ -225,9 +226,8 @@ impl Platform {
             known.timeout = timeout;
             return Some(known.active.switch(current));
         }
-        let metrics = self.metrics.function(&name);
-        let active =
-            Arc::new(Active::new(name.clone(), log, current, metrics, self.tracing.clone()));
+        let active = Active::new(name.clone(), log, current, self.observers.clone());
+        let active = Arc::new(active);
         let journal = Arc::new(FunctionJournal(active.clone()));
         functions.insert(name, Known { active, journal, timeout });
         None
@@ -249,8 +249,7 @@ impl Platform {
         let lock = self.lock(name);
         let _changing = lock.lock().await;
         let (platform, removed) = (self.clone(), name.clone());
-        let was_there =
-            self.blocking(move || Ok(platform.catalog.remove(&removed)?)).await?;
+        let was_there = self.blocking(move || Ok(platform.catalog.remove(&removed)?)).await?;
         let known = {
             let mut functions = self.functions.write().expect("no panic while the lock is held");
             functions.remove(name)
@@ -259,7 +258,7 @@ impl Platform {
             self.retire(active.current()).await;
         }
         drop(known);
-        self.metrics.remove(name);
+        self.observers.metrics.remove_function(name);
         let (platform, removed) = (self.clone(), name.clone());
         self.blocking(move || {
             platform.logs.remove(&removed).map_err(|error| StoreError::Logs(describe(&error)))?;

@@ -80,11 +80,20 @@ impl Store {
             _ => {}
         }
         for path in [scratch, root.join("artifacts")] {
-            fs::create_dir_all(&path)
-                .map_err(|source| StoreError::Files { step: "make", path, source })?;
+            fs::create_dir_all(&path).map_err(|source| StoreError::Files {
+                step: "make",
+                path,
+                source,
+            })?;
         }
         let blobs = Blobs::open(&root.join("blobs"))?;
-        Ok(Self { root: root.into(), blobs, next: AtomicU64::new(0), pins: Pins::default(), storing: RwLock::new(()) })
+        Ok(Self {
+            root: root.into(),
+            blobs,
+            next: AtomicU64::new(0),
+            pins: Pins::default(),
+            storing: RwLock::new(()),
+        })
     }
 
     /// A new path for something that is not finished. Nothing is there yet.
@@ -100,8 +109,8 @@ impl Store {
 
     /// Keeps an artifact until the pin is dropped.
     pub(crate) fn pin(&self, artifact: &Digest) -> Pin {
-        *self.lock().entry(artifact.clone()).or_default() += 1;
-        Pin { artifact: artifact.clone(), pins: self.pins.clone() }
+        *self.lock().entry(*artifact).or_default() += 1;
+        Pin { artifact: *artifact, pins: self.pins.clone() }
     }
 
     /// Packs a built tree and moves it to its place. It stays there as long as the pin does.
@@ -160,8 +169,11 @@ impl Store {
             return Ok(());
         }
         workshop.hand_over(&tree.0)?;
-        fs::rename(&tree.0, &place)
-            .map_err(|source| StoreError::Files { step: "make", path: place, source })
+        fs::rename(&tree.0, &place).map_err(|source| StoreError::Files {
+            step: "make",
+            path: place,
+            source,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Digest, usize>> {
@@ -172,7 +184,7 @@ impl Store {
     pub(crate) fn sweep(&self, catalog: &Arc<dyn Catalog>) -> Result<(), StoreError> {
         let _nobody_stores = self.storing.write().expect("nothing panics while it stores");
         let mut in_use = catalog.artifacts_in_use()?;
-        in_use.extend(self.lock().keys().cloned());
+        in_use.extend(self.lock().keys().copied());
         self.blobs.sweep(&in_use, Duration::ZERO)?;
         let places = self.root.join("artifacts");
         let failed = |source| StoreError::Files { step: "look into", path: places.clone(), source };
@@ -185,8 +197,11 @@ impl Store {
                 .is_some_and(|digest| in_use.contains(&digest));
             if !is_used {
                 let path = entry.path();
-                fs::remove_dir_all(&path)
-                    .map_err(|source| StoreError::Files { step: "remove", path, source })?;
+                fs::remove_dir_all(&path).map_err(|source| StoreError::Files {
+                    step: "remove",
+                    path,
+                    source,
+                })?;
             }
         }
         Ok(())

@@ -34,9 +34,8 @@ impl Token {
     /// Reads the token in a file, which is made with a new one if it is missing, for its owner's
     /// eyes only.
     pub fn load_or_create(path: &Path) -> Result<Self, TokenError> {
-        let failed = |step| {
-            move |source| TokenError::File { step, path: path.to_path_buf(), source }
-        };
+        let failed =
+            |step| move |source| TokenError::File { step, path: path.to_path_buf(), source };
         match fs::read_to_string(path) {
             Ok(text) => Self::of(text.trim(), path),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -42,9 +42,5 @@ pub trait Workshop: Send + Sync + 'static {
     fn hand_over(&self, tree: &Path) -> Result<(), WorkshopError>;
 
     /// What instances of a runtime have in common. Equal arguments give equal templates.
-    fn template(
-        &self,
-        runtime: &str,
-        network: Option<Network>,
-    ) -> Result<Template, WorkshopError>;
+    fn template(&self, runtime: &str, network: Option<Network>) -> Result<Template, WorkshopError>;
 }

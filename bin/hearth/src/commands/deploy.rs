@@ -152,7 +152,7 @@ fn failed(step: &str, message: &str) -> anyhow::Error {
 /// Packs into a file without a name, which is gone with the program.
 fn pack(directory: &Path) -> anyhow::Result<(File, Summary)> {
     let mut archive = unnamed_file().context("could not make a temporary file")?;
-    let options = PackOptions { compression: Compression::Zstd };
+    let options = PackOptions { compression: Compression::Zstd, everything: false };
     let summary = archive::pack(directory, &archive, &options).map_err(|error| match error {
         PackError::Link { .. } | PackError::Ignore(_) => {
             Fatal::new(Failure::Usage, format!("{:#}", anyhow::Error::from(error))).into()

@@ -1,0 +1,175 @@
+//! `hearth up`: the platform, every role in one process.
+
+mod data;
+mod languages;
+mod settings;
+
+use std::{io::Write, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use edge::{Server, ServerLimits};
+use executor::{Engine, Executor, ExecutorConfig, OnColdStart, PoolLimits, SparePolicy};
+use front::{Door, DoorConfig};
+use platform::{Administration, Parts, Platform, PlatformConfig, Switchboard, Token};
+use protocol_worker::WorkerConfig;
+use telemetry::{ColdStart, Collector, Format, Metrics, Spans};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    exit::{Failure, Fatal},
+    parts::{self, BIND_TIMEOUT, Chosen, DRAIN_TIMEOUT, Signals},
+    runtimes::Catalogue,
+    state::{self, OwnedDirectory},
+};
+use data::DataLock;
+use languages::Languages;
+pub(crate) use settings::Arguments;
+use settings::Settings;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// How long the first instance of a new deployment may take.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a request's head may take, and how long a connection may be idle.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Runs until a signal ends it.
+pub(crate) fn run(arguments: &Arguments, verbosity: u8) -> anyhow::Result<()> {
+    let settings = arguments.settings()?;
+    let format = settings.log_format.unwrap_or(Format::Text);
+    // What an operator wants to see happens at this level.
+    telemetry::start_logging(format, verbosity.max(1))?;
+    parts::allow_many_files();
+    // One thread: see `hearth serve`. What waits for the disk does so on threads of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        let signals = Signals::listen()?;
+        tokio::select! {
+            () = signals.hurry.cancelled() => Ok(()),
+            outcome = up(settings, &signals.stop) => outcome,
+        }
+    });
+    // A build that does not end must not keep the program from ending.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+async fn up(settings: Settings, stop: &CancellationToken) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let data = settings.data.clone().unwrap_or_else(data::default_directory);
+    let _lock = DataLock::take(&data)?;
+    let token = Token::load_or_create(&data.join("token"))?;
+    let spans = spans_from_environment()?;
+    let listen = settings.listen;
+    let server = Server::bind(listen, ServerLimits { head_timeout: HEAD_TIMEOUT, ..limits() })
+        .await
+        .with_context(|| format!("could not listen on {listen}"))?;
+    let address = server.address()?;
+
+    let own = OwnedDirectory::create(&data.join("run"))?;
+    let sockets = OwnedDirectory::create(&state::runtime_parent())?;
+    let adapter = Chosen::start(settings.adapter, &own).await?;
+    let switchboard = Switchboard::default();
+    let metrics = Arc::new(Metrics::new(VERSION));
+    let languages = Languages::new(
+        Catalogue::load(settings.runtimes.as_deref())?,
+        own.subdirectory("servers")?,
+        &adapter,
+        settings.network,
+    );
+    let executor = executor(&settings, &adapter, &sockets, &switchboard, &metrics)?;
+    let url = settings.url.clone().unwrap_or_else(|| format!("http://{address}"));
+    let config = PlatformConfig {
+        data: data.clone(),
+        url: url.trim_end_matches('/').to_owned(),
+        upload_bytes: 512 << 20,
+        builds: 2,
+        start_timeout: START_TIMEOUT,
+        drain_timeout: DRAIN_TIMEOUT,
+        bind_timeout: BIND_TIMEOUT,
+        logs: settings.log_limits(),
+    };
+    let parts = Parts { executor, switchboard, workshop: Arc::new(languages), metrics, spans };
+    let platform = Platform::open(config, parts)?;
+    let administration =
+        Administration { platform: platform.clone(), token, started, stop: stop.clone() };
+    let door_config = DoorConfig {
+        domain: settings.domain.clone().unwrap_or_else(|| "localhost".into()),
+        ..DoorConfig::default()
+    };
+    let door = Door::new(door_config, platform.clone(), administration.router());
+    announce(address, &data, &adapter)?;
+    server.run(Arc::new(door), stop.cancelled()).await;
+    platform.shut_down().await;
+    adapter.shut_down().await;
+    Ok(())
+}
+
+fn limits() -> ServerLimits {
+    ServerLimits { drain_timeout: DRAIN_TIMEOUT, ..ServerLimits::default() }
+}
+
+fn executor(
+    settings: &Settings,
+    adapter: &Chosen,
+    sockets: &OwnedDirectory,
+    switchboard: &Switchboard,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Executor> {
+    let worker = WorkerConfig {
+        instance_logs: {
+            let switchboard = switchboard.clone();
+            Arc::new(move |id| switchboard.line(id))
+        },
+        ..parts::worker_config(sockets)?
+    };
+    let outputs = {
+        let switchboard = switchboard.clone();
+        Arc::new(move |id: &model::InstanceId| switchboard.line(id))
+    };
+    let protocol = Arc::new(protocol_worker::WorkerProtocol::new(worker));
+    let engine = Engine::new(adapter.adapter(), protocol, outputs);
+    let metrics = metrics.clone();
+    let config = ExecutorConfig {
+        limits: PoolLimits {
+            instances: settings.max_instances.unwrap_or_else(data::usual_instances),
+            ..PoolLimits::default()
+        },
+        spares: SparePolicy {
+            max: settings.max_spares.unwrap_or(SparePolicy::default().max),
+            ..SparePolicy::default()
+        },
+        on_cold_start: OnColdStart::new(move |runtime, has_found| {
+            let kind = if has_found { ColdStart::Spare } else { ColdStart::Launch };
+            metrics.cold_start(runtime, kind);
+        }),
+        ..ExecutorConfig::default()
+    };
+    Ok(Executor::new(engine, config))
+}
+
+/// The usual variables of OpenTelemetry decide whether spans are sent.
+fn spans_from_environment() -> anyhow::Result<Arc<Spans>> {
+    let variable = |name| std::env::var(name).ok();
+    let collector = Collector {
+        endpoint: variable("OTEL_EXPORTER_OTLP_ENDPOINT"),
+        traces_endpoint: variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
+        service_name: variable("OTEL_SERVICE_NAME"),
+    };
+    let spans = Spans::start(&collector, VERSION)
+        .map_err(|error| Fatal::new(Failure::Usage, error.to_string()))?;
+    Ok(Arc::new(spans))
+}
+
+/// Says where calls are accepted, now that they are. The first line is for programs, too.
+fn announce(address: SocketAddr, data: &Path, adapter: &Chosen) -> anyhow::Result<()> {
+    for weakness in adapter.weaknesses() {
+        eprintln!("note: {weakness}");
+    }
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "listening on http://{address}")?;
+    writeln!(out, "data and token in {}", data.display())?;
+    writeln!(out, "deploy a function: hearth deploy DIR")?;
+    out.flush()?;
+    Ok(())
+}

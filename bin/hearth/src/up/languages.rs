@@ -1,0 +1,157 @@
+//! The runtimes of this machine, as the platform's workshop.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard},
+};
+
+use anyhow::Context;
+use async_trait::async_trait;
+use executor::Template;
+use model::{Limits, Network};
+use platform::{Plan, Workshop, WorkshopError};
+
+use crate::{
+    parts::{self, AdapterName, Chosen, FUNCTION_USER},
+    runtimes::{Catalogue, Interpreter, Runtime},
+    source::{self, Output},
+};
+
+/// Builds sources and describes instances with the interpreters that are installed here.
+pub(crate) struct Languages {
+    catalogue: Catalogue,
+    /// Where runtimes' files are written, a directory each.
+    servers: PathBuf,
+    network: Network,
+    has_users: bool,
+    found: Mutex<HashMap<String, Found>>,
+}
+
+/// A runtime in a version, ready to be launched.
+#[derive(Clone)]
+struct Found {
+    runtime: Runtime,
+    interpreter: Interpreter,
+    server: PathBuf,
+}
+
+impl Languages {
+    pub(crate) fn new(
+        catalogue: Catalogue,
+        servers: PathBuf,
+        adapter: &Chosen,
+        network: Option<Network>,
+    ) -> Self {
+        let is_sandbox = adapter.name() == AdapterName::Sandbox;
+        Self {
+            catalogue,
+            servers,
+            network: adapter.network(network),
+            has_users: is_sandbox && rustix::process::geteuid().is_root(),
+            found: Mutex::default(),
+        }
+    }
+
+    /// The runtime that was found under this name before, or is now. A version that is gone is
+    /// stood in for by one that is as close: after an update of the machine, functions go on.
+    fn find(&self, name: &str) -> anyhow::Result<Found> {
+        if let Some(found) = self.found().get(name) {
+            return Ok(found.clone());
+        }
+        let (runtime, version) = self.catalogue.named(name)?;
+        let interpreter = stand_ins(version)
+            .find_map(|version| runtime.find(version).ok())
+            .map_or_else(|| runtime.find(version), Ok)?;
+        let server = self.servers.join(format!("{}-{}", runtime.name, interpreter.version));
+        if !server.is_dir() {
+            self.catalogue
+                .write_server(runtime, &interpreter, &server)
+                .context("could not write the runtime's files")?;
+        }
+        let found = Found { runtime: runtime.clone(), interpreter, server };
+        self.found().insert(name.to_owned(), found.clone());
+        Ok(found)
+    }
+
+    fn found(&self) -> MutexGuard<'_, HashMap<String, Found>> {
+        self.found.lock().expect("no panic while the lock is held")
+    }
+}
+
+/// A version and those that it is a more precise one of: 3.11.2, 3.11, 3.
+fn stand_ins(version: Option<&str>) -> impl Iterator<Item = Option<&str>> {
+    std::iter::successors(Some(version), |version| {
+        version.and_then(|version| version.rsplit_once('.')).map(|(shorter, _)| Some(shorter))
+    })
+}
+
+#[async_trait]
+impl Workshop for Languages {
+    fn examine(
+        &self,
+        source: &Path,
+        runtime: Option<&str>,
+        entrypoint: Option<&str>,
+    ) -> Result<Plan, WorkshopError> {
+        let examine = || {
+            let (runtime, version) = match runtime {
+                Some(name) => self.catalogue.named(name)?,
+                None => (self.catalogue.detect(source)?, None),
+            };
+            let entrypoint = source::entrypoint(source, runtime, entrypoint)?;
+            let version = runtime.find(version)?.version;
+            Ok(Plan { runtime: format!("{}-{version}", runtime.name), entrypoint })
+        };
+        examine().map_err(|error: anyhow::Error| in_words(&error, Some(source)))
+    }
+
+    async fn build(
+        &self,
+        plan: &Plan,
+        source: &Path,
+        output: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<(), WorkshopError> {
+        let found = self.find(&plan.runtime).map_err(|error| in_words(&error, None))?;
+        let Found { runtime, interpreter, .. } = &found;
+        source::install(source, runtime, interpreter, Output::Listener(output))
+            .await
+            .map_err(|error| in_words(&error, None))
+    }
+
+    fn hand_over(&self, tree: &Path) -> Result<(), WorkshopError> {
+        if self.has_users {
+            source::give_to(tree, FUNCTION_USER)
+                .map_err(|error| WorkshopError(format!("could not hand over the code: {error}")))?;
+        }
+        Ok(())
+    }
+
+    fn template(&self, runtime: &str, network: Option<Network>) -> Result<Template, WorkshopError> {
+        let found = self.find(runtime).map_err(|error| in_words(&error, None))?;
+        let Found { runtime, interpreter, server } = found;
+        let network = network.unwrap_or(self.network);
+        Ok(parts::template(&runtime, &interpreter, server, Limits::default(), network))
+    }
+}
+
+/// An error with its causes; the place where a source was unpacked means nothing to anybody.
+fn in_words(error: &anyhow::Error, source: Option<&Path>) -> WorkshopError {
+    let text = format!("{error:#}");
+    WorkshopError(match source {
+        Some(source) => text.replace(&source.display().to_string(), "the source"),
+        None => text,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_stood_in_for_by_the_closest() {
+        let stand_ins: Vec<_> = stand_ins(Some("3.11.2")).collect();
+        assert_eq!(stand_ins, [Some("3.11.2"), Some("3.11"), Some("3")]);
+        assert_eq!(super::stand_ins(None).collect::<Vec<_>>(), [None]);
+    }
+}

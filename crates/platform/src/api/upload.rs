@@ -1,0 +1,137 @@
+use std::{fs::File, io::Write, sync::Arc};
+
+use api::DeployRequest;
+use axum::{
+    extract::{
+        Multipart, Path, State,
+        multipart::{Field, MultipartRejection},
+    },
+    http::StatusCode,
+    response::Response,
+};
+use model::{FunctionName, Settings};
+
+use super::{Shared, lines::lines, problem::Refusal};
+use crate::{
+    deploy::Upload,
+    platform::{Platform, describe},
+    store::{Scratch, StoreError},
+};
+
+/// The most bytes of a request's settings.
+const MAX_SETTINGS: usize = 256 << 10;
+/// Pieces of an upload are gathered up to this size before they go to the disk.
+const PIECE: usize = 256 << 10;
+
+/// Receives a source, then streams what becomes of it.
+pub(super) async fn deploy(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    form: Result<Multipart, MultipartRejection>,
+) -> Result<Response, Refusal> {
+    let name: FunctionName =
+        name.parse().map_err(|error: model::InvalidId| Refusal::invalid(format!("{error}")))?;
+    let form = form.map_err(|error| bad_form(&error))?;
+    let platform = &shared.platform;
+    let (request, archive) = receive(platform, form).await?;
+    let settings = settings(platform, &name, &request).await?;
+    Ok(lines(platform.deploy(name, Upload { archive, request, settings })))
+}
+
+/// The function's settings with the changes that are asked for.
+async fn settings(
+    platform: &Arc<Platform>,
+    name: &FunctionName,
+    request: &DeployRequest,
+) -> Result<Settings, Refusal> {
+    let (asking, asked) = (platform.clone(), name.clone());
+    let known = platform.blocking(move || Ok(asking.catalog.function(&asked)?)).await?;
+    let earlier = known.map(|function| function.settings).unwrap_or_default();
+    let changed = request.settings.apply(&earlier);
+    changed.map_err(|mistakes| Refusal::invalid(mistakes.join("; ")))
+}
+
+async fn receive(
+    platform: &Arc<Platform>,
+    mut form: Multipart,
+) -> Result<(DeployRequest, Scratch), Refusal> {
+    let (mut request, mut archive) = (None, None);
+    while let Some(mut field) = form.next_field().await.map_err(|error| bad_form(&error))? {
+        match field.name() {
+            Some("settings") if request.is_none() => {
+                request = Some(read_request(&mut field).await?);
+            }
+            Some("source") if archive.is_none() => {
+                archive = Some(save(platform, &mut field).await?);
+            }
+            other => {
+                let other = other.unwrap_or("(without a name)");
+                return Err(Refusal::invalid(format!(
+                    "The form has a part `{other}`; it takes `settings` and `source`, once each."
+                )));
+            }
+        }
+    }
+    let archive = archive.ok_or_else(|| {
+        Refusal::invalid("The form has no part `source`: a tar of the function's folder.")
+    })?;
+    Ok((request.unwrap_or_default(), archive))
+}
+
+async fn read_request(field: &mut Field<'_>) -> Result<DeployRequest, Refusal> {
+    let mut text = Vec::new();
+    while let Some(piece) = field.chunk().await.map_err(|error| bad_form(&error))? {
+        if text.len() + piece.len() > MAX_SETTINGS {
+            return Err(Refusal::invalid("The settings are larger than 256 KiB."));
+        }
+        text.extend_from_slice(&piece);
+    }
+    serde_json::from_slice(&text)
+        .map_err(|error| Refusal::invalid(format!("The settings are not right: {error}.")))
+}
+
+/// Writes the source to a file, in pieces, off the thread that serves calls.
+async fn save(platform: &Arc<Platform>, field: &mut Field<'_>) -> Result<Scratch, Refusal> {
+    let scratch = platform.store.scratch();
+    let path = scratch.path().to_path_buf();
+    let failed = |source| StoreError::Files { step: "write", path: path.clone(), source };
+    let mut file = File::create_new(&path).map_err(failed)?;
+    let (mut gathered, mut total) = (Vec::new(), 0_u64);
+    loop {
+        let piece = field.chunk().await.map_err(|error| bad_form(&error))?;
+        let is_last = piece.is_none();
+        if let Some(piece) = piece {
+            total += piece.len() as u64;
+            if total > platform.config.upload_bytes {
+                let mib = platform.config.upload_bytes >> 20;
+                let message = format!(
+                    "The source is larger than {mib} MiB; leave out what the build installs."
+                );
+                return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message));
+            }
+            gathered.extend_from_slice(&piece);
+        }
+        if is_last || gathered.len() >= PIECE {
+            let (bytes, path) = (std::mem::take(&mut gathered), path.clone());
+            file = platform
+                .blocking(move || {
+                    let failed = |source| StoreError::Files { step: "write", path, source };
+                    file.write_all(&bytes).map_err(failed)?;
+                    Ok(file)
+                })
+                .await?;
+        }
+        if is_last {
+            return Ok(scratch);
+        }
+    }
+}
+
+fn bad_form(error: &dyn std::error::Error) -> Refusal {
+    let message = format!(
+        "The request is not a form (multipart/form-data) with the parts `settings` and `source`: \
+         {}.",
+        describe(error)
+    );
+    Refusal::new(StatusCode::BAD_REQUEST, "bad-form", message)
+}
