@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use adapter::Adapter;
 use adapter_process::ProcessAdapter;
-use adapter_sandbox::SandboxAdapter;
+use adapter_sandbox::LastingSandboxAdapter;
 use executor::Template;
 use model::{LaunchSpec, Limits, Network};
 use protocol_worker::WorkerConfig;
@@ -88,7 +88,7 @@ pub(crate) enum AdapterName {
 
 /// An adapter with what the program must know of it beyond the trait.
 pub(crate) enum Chosen {
-    Sandbox(Arc<SandboxAdapter>),
+    Sandbox(Arc<LastingSandboxAdapter>),
     Process(Arc<ProcessAdapter>),
 }
 
@@ -138,7 +138,7 @@ impl Chosen {
                 let state = state::runtime_parent().join("sandbox");
                 let launcher = vec!["/proc/self/exe".into(), LAUNCHER.into()];
                 let config = adapter_sandbox::Config::new(state, launcher);
-                let adapter = SandboxAdapter::start(config).await.map_err(|error| {
+                let adapter = LastingSandboxAdapter::start(config).await.map_err(|error| {
                     let message = format!(
                         "no sandbox on this machine: {:#}; `hearth doctor` says what is missing, \
                          `--adapter process` runs functions without isolation",

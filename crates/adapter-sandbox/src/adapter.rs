@@ -159,6 +159,11 @@ impl SandboxAdapter {
         self.abilities.no_egress.as_deref()
     }
 
+    /// Whether the launcher has ended, and so everything.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.shared.lock().gone.is_some()
+    }
+
     /// Kills all instances and removes everything the adapter made. Returns when that is done.
     pub async fn shutdown(&self) {
         // The launcher takes the end of its requests as the order to finish.

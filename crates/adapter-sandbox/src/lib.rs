@@ -22,6 +22,7 @@ mod cgroup;
 mod fault;
 mod firewall;
 mod init;
+mod lasting;
 mod launch;
 mod launcher;
 mod mounts;
@@ -40,5 +41,6 @@ mod worker;
 mod zygote;
 
 pub use adapter::{Config, SandboxAdapter};
+pub use lasting::LastingSandboxAdapter;
 pub use launcher::launcher_main;
 pub use probe::{Finding, Probe, probe};

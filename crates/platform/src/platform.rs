@@ -265,7 +265,9 @@ impl Platform {
             platform.store.sweep(&platform.catalog)
         })
         .await?;
-        info!(function = %name, "removed");
+        if was_there {
+            info!(function = %name, "removed");
+        }
         Ok(was_there)
     }
 

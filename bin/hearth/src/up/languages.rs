@@ -25,7 +25,18 @@ pub(crate) struct Languages {
     servers: PathBuf,
     network: Network,
     has_users: bool,
-    found: Mutex<HashMap<String, Found>>,
+    found: Mutex<FoundByName>,
+}
+
+type FoundByName = HashMap<(String, Version), Found>;
+
+/// What a missing version means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Version {
+    /// An error: somebody has just asked for it.
+    AsNamed,
+    /// One that is as close will do: after an update of the machine, functions go on.
+    OrClose,
 }
 
 /// A runtime in a version, ready to be launched.
@@ -53,16 +64,18 @@ impl Languages {
         }
     }
 
-    /// The runtime that was found under this name before, or is now. A version that is gone is
-    /// stood in for by one that is as close: after an update of the machine, functions go on.
-    fn find(&self, name: &str) -> anyhow::Result<Found> {
-        if let Some(found) = self.found().get(name) {
+    /// The runtime that was found under this name before, or is now.
+    fn find(&self, name: &str, missing: Version) -> anyhow::Result<Found> {
+        let key = (name.to_owned(), missing);
+        if let Some(found) = self.found().get(&key) {
             return Ok(found.clone());
         }
         let (runtime, version) = self.catalogue.named(name)?;
-        let interpreter = stand_ins(version)
-            .find_map(|version| runtime.find(version).ok())
-            .map_or_else(|| runtime.find(version), Ok)?;
+        let shortened = match missing {
+            Version::AsNamed => None,
+            Version::OrClose => stand_ins(version).find_map(|version| runtime.find(version).ok()),
+        };
+        let interpreter = shortened.map_or_else(|| runtime.find(version), Ok)?;
         let server = self.servers.join(format!("{}-{}", runtime.name, interpreter.version));
         if !server.is_dir() {
             self.catalogue
@@ -70,11 +83,11 @@ impl Languages {
                 .context("could not write the runtime's files")?;
         }
         let found = Found { runtime: runtime.clone(), interpreter, server };
-        self.found().insert(name.to_owned(), found.clone());
+        self.found().insert(key, found.clone());
         Ok(found)
     }
 
-    fn found(&self) -> MutexGuard<'_, HashMap<String, Found>> {
+    fn found(&self) -> MutexGuard<'_, FoundByName> {
         self.found.lock().expect("no panic while the lock is held")
     }
 }
@@ -95,13 +108,14 @@ impl Workshop for Languages {
         entrypoint: Option<&str>,
     ) -> Result<Plan, WorkshopError> {
         let examine = || {
-            let (runtime, version) = match runtime {
-                Some(name) => self.catalogue.named(name)?,
-                None => (self.catalogue.detect(source)?, None),
+            let name = match runtime {
+                Some(name) => name,
+                None => &self.catalogue.detect(source)?.name,
             };
-            let entrypoint = source::entrypoint(source, runtime, entrypoint)?;
-            let version = runtime.find(version)?.version;
-            Ok(Plan { runtime: format!("{}-{version}", runtime.name), entrypoint })
+            let Found { runtime, interpreter, .. } = self.find(name, Version::AsNamed)?;
+            let entrypoint = source::entrypoint(source, &runtime, entrypoint)?;
+            let runtime = format!("{}-{}", runtime.name, interpreter.version);
+            Ok(Plan { runtime, entrypoint })
         };
         examine().map_err(|error: anyhow::Error| in_words(&error, Some(source)))
     }
@@ -112,7 +126,8 @@ impl Workshop for Languages {
         source: &Path,
         output: &(dyn Fn(String) + Send + Sync),
     ) -> Result<(), WorkshopError> {
-        let found = self.find(&plan.runtime).map_err(|error| in_words(&error, None))?;
+        let found =
+            self.find(&plan.runtime, Version::OrClose).map_err(|error| in_words(&error, None))?;
         let Found { runtime, interpreter, .. } = &found;
         source::install(source, runtime, interpreter, Output::Listener(output))
             .await
@@ -128,7 +143,7 @@ impl Workshop for Languages {
     }
 
     fn template(&self, runtime: &str, network: Option<Network>) -> Result<Template, WorkshopError> {
-        let found = self.find(runtime).map_err(|error| in_words(&error, None))?;
+        let found = self.find(runtime, Version::OrClose).map_err(|error| in_words(&error, None))?;
         let Found { runtime, interpreter, server } = found;
         let network = network.unwrap_or(self.network);
         Ok(parts::template(&runtime, &interpreter, server, Limits::default(), network))
