@@ -276,6 +276,7 @@ fn template(id: &str) -> Template {
     let spec = LaunchSpec {
         id: id.parse().expect("an id"),
         command: vec!["sleep".into()],
+        zygote: None,
         environment: vec![],
         server: "/".into(),
         programs: vec![],
