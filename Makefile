@@ -1,7 +1,7 @@
 # The chores of this repository. `make help` lists them; CI runs the same recipes.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test lint deny unit runtimes conformance bench fuzz clean
+.PHONY: help setup build run test lint deny unit runtimes conformance bench soak fuzz clean
 
 help: ## List the chores
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -12,7 +12,7 @@ setup: ## Install what is missing on this machine: interpreters and tools
 build: ## Build the program: target/release/hearth
 	cargo build --release --package hearth
 
-run: setup build ## Serve the two example functions, call them, print replies and timings
+run: setup build ## Start the platform, deploy two examples, call them; stays up (ONCE=1 stops)
 	@scripts/run.sh
 
 test: setup lint unit runtimes conformance ## Everything that can be tested
@@ -40,6 +40,9 @@ conformance: ## The program from outside: black-box cases for every runtime
 bench: setup build ## Measure; see docs/performance.md (ARGS="--quick" for a short run)
 	cargo xtask bench --hearth target/release/hearth $(ARGS)
 	cargo run --quiet --release --package adapter-sandbox --example launches
+
+soak: setup build ## Ten minutes of everything at once; fails if anything grows (SECONDS=600)
+	@scripts/soak.sh $(or $(SECONDS),600)
 
 fuzz: ## Fuzz the decoder of the worker protocol for a minute (SECONDS=60)
 	@scripts/fuzz.sh $(or $(SECONDS),60)

@@ -1,46 +1,71 @@
 #!/usr/bin/env bash
-# Serves the two example functions, calls them, and prints replies and timings.
+# Starts the platform, deploys two examples, calls them, prints replies, timings and URLs. Stays up
+# until it is interrupted; with ONCE=1 it stops by itself.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+hearth=target/release/hearth
 work=$(mktemp --directory)
-servers=()
+daemon=
 stop() {
-    for server in "${servers[@]}"; do kill "$server" 2> /dev/null || true; done
-    for server in "${servers[@]}"; do wait "$server" 2> /dev/null || true; done
+    if [ -n "$daemon" ]; then
+        kill "$daemon" 2> /dev/null || true
+        wait "$daemon" 2> /dev/null || true
+    fi
     rm -rf "$work"
 }
 trap stop EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
-# Prints the URL once calls are accepted.
-serve() { # language, folder
-    target/release/hearth serve "$2" --listen 127.0.0.1:0 --logs "$work/$1" > "$work/$1.out" &
-    servers+=($!)
-    for _ in $(seq 600); do
-        grep -q 'HTTP server successfully started!' "$work/$1.out" && return
-        kill -0 $! 2> /dev/null || { echo "$1 did not start" >&2; exit 1; }
-        sleep 0.05
-    done
-    echo "$1 did not start within 30 seconds" >&2
-    exit 1
-}
+# A port of its own if it is to stop by itself, so that it disturbs nobody.
+if [ -n "${ONCE:-}" ]; then listen=127.0.0.1:0; else listen=${LISTEN:-127.0.0.1:8080}; fi
+export HEARTH_DATA="$work/data"
+"$hearth" up --listen "$listen" > "$work/out" 2> "$work/log" &
+daemon=$!
+for _ in $(seq 600); do
+    grep -q '^listening on ' "$work/out" && break
+    if ! kill -0 "$daemon" 2> /dev/null; then
+        cat "$work/log" >&2
+        echo "the daemon did not start; is something else at $listen? LISTEN=127.0.0.1:8081 make run" >&2
+        exit 1
+    fi
+    sleep 0.05
+done
+HEARTH_URL=$(sed -n 's/^listening on //p' "$work/out")
+export HEARTH_URL
+grep '^note:' "$work/log" || true
+echo "hearth up: $HEARTH_URL"
 
 call() { # url, curl's arguments
-    curl --silent --show-error --write-out '\n   %{http_code} in %{time_total} s\n' "${@:2}" "$1"
+    echo "\$ curl $*"
+    curl --silent --show-error --header 'x-hearth-timing: 1' --dump-header "$work/head" \
+        --write-out '\n   %{http_code} in %{time_total} s\n' "${@:2}" "$1"
+    sed -n 's/^server-timing: /   /Ip' "$work/head" | tr -d '\r'
 }
 
 for language in javascript python; do
-    serve "$language" "runtimes/$language/example"
-    url=$(sed -n 's/^listening on //p' "$work/$language.out")
-    echo "== $language: hearth serve runtimes/$language/example"
-    echo "GET  $url/?name=Ada"
-    call "$url/?name=Ada"
-    call "$url/?name=Grace"
-    echo "POST $url/ with JSON"
-    call "$url/" --header 'content-type: application/json' --data '{"answer": 42}'
-    echo "log of the first call:"
-    first=$(ls -tr "$work/$language" | grep _logs.log | head -n 1)
-    sed 's/^/   /' "$work/$language/$first"
     echo
+    echo "\$ hearth deploy runtimes/$language/example --name $language --idle 1s"
+    "$hearth" deploy "runtimes/$language/example" --name "$language" --idle 1s
+    url="$HEARTH_URL/fn/$language"
+    call "$url/?name=Ada"
+    call "$url/" --header 'content-type: application/json' --data '{"answer": 42}'
+    # With nobody calling, its instance is stopped: the next call starts from a spare.
+    for _ in $(seq 200); do
+        "$hearth" ps | grep -q " $language .*idle" || break
+        sleep 0.1
+    done
+    call "$url/?name=Grace"
+    echo "\$ hearth logs $language"
+    "$hearth" logs "$language" | sed 's/^/   /'
 done
-echo "Try it on your own: target/release/hearth serve FOLDER"
+echo
+"$hearth" ls
+if [ -z "${ONCE:-}" ]; then
+    echo
+    echo "Try it on your own, then end it with ctrl-C:"
+    echo "  export HEARTH_DATA=$HEARTH_DATA HEARTH_URL=$HEARTH_URL"
+    echo "  $hearth deploy FOLDER    $hearth top    $hearth logs python --follow"
+    wait "$daemon"
+fi

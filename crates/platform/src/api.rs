@@ -9,17 +9,20 @@ mod logs;
 mod problem;
 mod upload;
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
 use axum::{
     Router,
+    body::BodyDataStream,
     extract::{DefaultBodyLimit, Request, State},
     http::{HeaderMap, header::AUTHORIZATION},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use tokio::time::Instant;
+use bytes::Bytes;
+use futures_core::Stream;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 pub use document::openapi;
@@ -78,10 +81,17 @@ impl Administration {
     }
 }
 
+async fn next_piece(body: &mut BodyDataStream) -> Option<Result<Bytes, axum::Error>> {
+    std::future::poll_fn(|cx| Pin::new(&mut *body).poll_next(cx)).await
+}
+
 async fn guard(State(shared): State<Shared>, request: Request, next: Next) -> Response {
     if shared.admits(request.headers()) {
-        next.run(request).await
-    } else {
-        Refusal::unauthorized().into_response()
+        return next.run(request).await;
     }
+    // Who is still sending would not see the refusal.
+    let mut body = request.into_body().into_data_stream();
+    let discard = async move { while let Some(Ok(_)) = next_piece(&mut body).await {} };
+    shared.platform.tasks.spawn(timeout(upload::PATIENCE, discard));
+    Refusal::unauthorized().into_response()
 }

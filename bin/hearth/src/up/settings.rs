@@ -42,7 +42,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// How clients reach the daemon, for the URLs it prints [default: the address].
-    #[arg(long = "public-url", value_name = "URL")]
+    #[arg(id = "public-url", long = "public-url", value_name = "URL")]
     url: Option<String>,
     /// The domain below which each function has a host name [default: localhost].
     #[arg(long, value_name = "NAME")]

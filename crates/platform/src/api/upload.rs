@@ -1,4 +1,4 @@
-use std::{fs::File, io::Write, sync::Arc};
+use std::{fs::File, io::Write, sync::Arc, time::Duration};
 
 use api::DeployRequest;
 use axum::{
@@ -10,6 +10,7 @@ use axum::{
     response::Response,
 };
 use model::{FunctionName, Settings};
+use tokio::time::timeout;
 
 use super::{Shared, lines::lines, problem::Refusal};
 use crate::{
@@ -20,6 +21,8 @@ use crate::{
 
 /// The most bytes of a request's settings.
 const MAX_SETTINGS: usize = 256 << 10;
+/// How long somebody may go on sending what has been refused.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// Pieces of an upload are gathered up to this size before they go to the disk.
 const PIECE: usize = 256 << 10;
 
@@ -31,11 +34,24 @@ pub(super) async fn deploy(
 ) -> Result<Response, Refusal> {
     let name: FunctionName =
         name.parse().map_err(|error: model::InvalidId| Refusal::invalid(format!("{error}")))?;
-    let form = form.map_err(|error| bad_form(&error))?;
+    let mut form = form.map_err(|error| bad_form(&error))?;
     let platform = &shared.platform;
-    let (request, archive) = receive(platform, form).await?;
+    let (request, archive) = match receive(platform, &mut form).await {
+        Ok(received) => received,
+        Err(refusal) => {
+            platform.tasks.spawn(timeout(PATIENCE, discard(form)));
+            return Err(refusal);
+        }
+    };
     let settings = settings(platform, &name, &request).await?;
     Ok(lines(platform.deploy(name, Upload { archive, request, settings })))
+}
+
+/// Reads what is left of a refused form: who is still sending would not see the refusal.
+async fn discard(mut form: Multipart) {
+    while let Ok(Some(mut field)) = form.next_field().await {
+        while let Ok(Some(_)) = field.chunk().await {}
+    }
 }
 
 /// The function's settings with the changes that are asked for.
@@ -53,7 +69,7 @@ async fn settings(
 
 async fn receive(
     platform: &Arc<Platform>,
-    mut form: Multipart,
+    form: &mut Multipart,
 ) -> Result<(DeployRequest, Scratch), Refusal> {
     let (mut request, mut archive) = (None, None);
     while let Some(mut field) = form.next_field().await.map_err(|error| bad_form(&error))? {
