@@ -15,6 +15,7 @@ mod rounds;
 mod sandboxes;
 mod servers;
 mod stage;
+mod up;
 mod warm;
 
 use std::{
@@ -49,6 +50,12 @@ pub(crate) struct Arguments {
     /// Two short rounds, to see whether everything works
     #[arg(long)]
     quick: bool,
+    /// How many rounds there are
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    rounds: Option<u8>,
+    /// How long a round is
+    #[arg(long, value_name = "S", value_parser = crate::positive)]
+    seconds: Option<f64>,
     /// Only sections whose name starts like this, e.g. `warm` or `warm-node`
     #[arg(long, num_args = 1.., value_name = "NAME")]
     only: Vec<String>,
@@ -64,13 +71,19 @@ pub(crate) struct Arguments {
 }
 
 /// How much is measured.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Effort {
     rounds: usize,
     round: Duration,
     warm_up: Duration,
     /// How often a fresh instance is called.
     samples: usize,
+    /// How often many call at once.
+    bursts: usize,
+    /// How many instances there is room for where there are more functions.
+    room: usize,
+    /// How many functions exist where most are not called.
+    registered: usize,
 }
 
 const FULL: Effort = Effort {
@@ -78,22 +91,34 @@ const FULL: Effort = Effort {
     round: Duration::from_secs(3),
     warm_up: Duration::from_secs(1),
     samples: 100,
+    bursts: 12,
+    room: 100,
+    registered: 10_000,
 };
 const QUICK: Effort = Effort {
     rounds: 2,
     round: Duration::from_secs(1),
     warm_up: Duration::from_millis(300),
     samples: 10,
+    bursts: 2,
+    room: 4,
+    registered: 20,
 };
 
 type Measure = fn(&Site, &Language, &Effort, &mut dyn FnMut(Question)) -> anyhow::Result<()>;
 
 /// What can be asked, for each language.
-const SECTIONS: [(&str, Measure); 4] = [
+const SECTIONS: [(&str, Measure); 10] = [
     ("warm", warm::measure),
     ("first-byte", first_byte::measure),
     ("churn", churn::measure),
     ("memory", memory::measure),
+    ("up-warm", up::warm::measure),
+    ("up-cold", up::cold::measure),
+    ("up-burst", up::burst::measure),
+    ("up-many", up::many::measure),
+    ("up-registered", up::registered::measure),
+    ("up-churn", up::churn::measure),
 ];
 
 /// Runs what was asked for, prints tables as they come and writes JSON at the end.
@@ -101,7 +126,11 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let sections = select(&arguments.only)?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has a parent")?;
     let hearth = arguments.hearth.unwrap_or_else(|| root.join("target/release/hearth"));
-    let effort = if arguments.quick { QUICK } else { FULL };
+    let mut effort = if arguments.quick { QUICK } else { FULL };
+    effort.rounds = arguments.rounds.map_or(effort.rounds, usize::from);
+    if let Some(seconds) = arguments.seconds {
+        effort.round = Duration::try_from_secs_f64(seconds).context("--seconds")?;
+    }
     let stage = Stage::new(root.join(format!("target/bench-{}", process::id())))?;
     clear_on_signal(&stage)?;
     let site = Site { root: root.to_owned(), hearth, adapter: arguments.adapter, stage };

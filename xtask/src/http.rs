@@ -65,6 +65,13 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
+    /// The value of a header, its name in lower case.
+    pub(crate) fn header<'a>(&self, received: &'a [u8], name: &str) -> Option<&'a str> {
+        let head = str::from_utf8(&received[..self.head]).ok()?;
+        let pairs = head.split("\r\n").filter_map(|line| line.split_once(':'));
+        pairs.into_iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim())
+    }
+
     /// The body, without its transfer encoding. `received` is what the reply was found in.
     pub(crate) fn body(&self, received: &[u8]) -> Vec<u8> {
         let framed = &received[self.head..self.size];

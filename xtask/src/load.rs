@@ -41,8 +41,8 @@ const TIMER: u64 = u64::MAX;
 pub(crate) struct Plan {
     /// The server.
     pub(crate) address: SocketAddr,
-    /// The bytes of the request, the same every time.
-    pub(crate) request: Vec<u8>,
+    /// The bytes of the requests: one after the other, and then again from the first.
+    pub(crate) requests: Vec<Vec<u8>>,
     /// How many connections are open, with at most one request in flight on each.
     pub(crate) connections: usize,
     /// How long requests are sent.
@@ -61,7 +61,8 @@ pub(crate) struct Outcome {
     pub(crate) latencies: Latencies,
     /// What was not such a reply.
     pub(crate) failures: Failures,
-    /// From the first request to the last reply, at least the planned duration.
+    /// From the first request to the last reply; at least the planned duration, unless the plan was
+    /// a number of requests.
     pub(crate) elapsed: Duration,
 }
 
@@ -106,6 +107,8 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<Outcome> {
 struct Generator<'a> {
     plan: &'a Plan,
     schedule: Schedule,
+    /// How many requests have been sent.
+    sent: usize,
     poller: Poller,
     connections: Vec<Connection>,
     /// Connections without a request in flight.
@@ -132,6 +135,7 @@ enum Event {
 
 impl<'a> Generator<'a> {
     fn connect(plan: &'a Plan) -> anyhow::Result<Self> {
+        anyhow::ensure!(!plan.requests.is_empty(), "there is no request to send");
         let poller = Poller::new().context("set up epoll")?;
         let mut connections = Vec::with_capacity(plan.connections);
         for index in 0..plan.connections {
@@ -141,6 +145,7 @@ impl<'a> Generator<'a> {
         Ok(Self {
             plan,
             schedule: Schedule::new(start, plan.duration, plan.pace),
+            sent: 0,
             poller,
             connections,
             free: (0..plan.connections).rev().collect(),
@@ -176,7 +181,10 @@ impl<'a> Generator<'a> {
         let in_flight = self.connections.iter().filter(|one| one.due.is_some()).count();
         let in_flight = u32::try_from(in_flight).unwrap_or(u32::MAX);
         self.failures.unanswered += in_flight.saturating_add(self.schedule.overdue());
-        let elapsed = self.last_reply.max(self.schedule.end) - start;
+        let elapsed = match self.plan.pace {
+            Pace::AtOnce { .. } => self.last_reply - start,
+            Pace::Closed | Pace::Open { .. } => self.last_reply.max(self.schedule.end) - start,
+        };
         Ok(Outcome { latencies: self.latencies, failures: self.failures, elapsed })
     }
 
@@ -186,8 +194,10 @@ impl<'a> Generator<'a> {
             self.free.pop();
             self.connections[index].due = Some(due);
             // A request is far smaller than an empty socket buffer: a short write is a fault.
-            let sent = self.connections[index].stream.write(&self.plan.request);
-            if !sent.is_ok_and(|count| count == self.plan.request.len()) {
+            let request = &self.plan.requests[self.sent % self.plan.requests.len()];
+            self.sent = self.sent.wrapping_add(1);
+            let sent = self.connections[index].stream.write(request);
+            if !sent.is_ok_and(|count| count == request.len()) {
                 self.failures.connection += 1;
                 self.reopen(index)?;
             }

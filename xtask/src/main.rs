@@ -77,7 +77,7 @@ fn put_load(arguments: &LoadArguments) -> anyhow::Result<ExitCode> {
     let target = http::Target::parse(&arguments.url)?;
     let plan = Plan {
         address: target.address,
-        request: target.request(&arguments.headers),
+        requests: vec![target.request(&arguments.headers)],
         connections: usize::from(arguments.connections),
         duration: Duration::try_from_secs_f64(arguments.seconds).context("--seconds")?,
         pace: arguments.rate.map_or(Pace::Closed, |per_second| Pace::Open { per_second }),

@@ -19,6 +19,11 @@ pub(crate) enum Pace {
         /// Requests a second, over all connections.
         per_second: f64,
     },
+    /// Nothing, until so many have left.
+    AtOnce {
+        /// Requests in all.
+        requests: u32,
+    },
 }
 
 /// The timetable of one run.
@@ -40,7 +45,8 @@ impl Schedule {
     /// When the next request is due, which may be in the past; `None` once there are no more.
     pub(crate) fn next(&self, now: Instant) -> Option<Instant> {
         let due = match self.pace {
-            Pace::Closed => now,
+            Pace::AtOnce { requests } if self.issued >= requests => return None,
+            Pace::Closed | Pace::AtOnce { .. } => now,
             Pace::Open { per_second } => {
                 self.start + Duration::from_secs_f64(f64::from(self.issued) / per_second)
             }
@@ -59,6 +65,7 @@ impl Schedule {
     pub(crate) fn overdue(&self) -> u32 {
         match self.pace {
             Pace::Closed => 0,
+            Pace::AtOnce { requests } => requests.saturating_sub(self.issued),
             Pace::Open { per_second } => {
                 let all = ((self.end - self.start).as_secs_f64() * per_second).ceil();
                 #[expect(
@@ -105,6 +112,15 @@ mod tests {
         let taken = std::iter::from_fn(|| schedule.take(after)).count();
         assert_eq!(taken, 10, "what was due before the end still leaves after it");
         assert_eq!(schedule.overdue(), 0);
+    }
+
+    #[test]
+    fn a_number_of_requests_leaves_at_once_and_no_more() {
+        let start = Instant::now();
+        let mut schedule = Schedule::new(start, SECOND, Pace::AtOnce { requests: 3 });
+        assert_eq!(schedule.overdue(), 3);
+        assert_eq!(std::iter::from_fn(|| schedule.take(start)).count(), 3);
+        assert_eq!((schedule.next(start), schedule.overdue()), (None, 0));
     }
 
     #[test]

@@ -86,7 +86,7 @@ fn hearth<'a>(
             let (target, request) = endpoint.request("/", &[])?;
             figures(&load::run(&Plan {
                 address: target.address,
-                request,
+                requests: vec![request],
                 connections: usize::from(clients),
                 duration,
                 pace: Pace::Closed,

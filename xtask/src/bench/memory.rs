@@ -73,7 +73,7 @@ fn put_load(endpoint: &Endpoint) -> anyhow::Result<()> {
     let (target, request) = endpoint.request("/", &[])?;
     let plan = Plan {
         address: target.address,
-        request,
+        requests: vec![request],
         connections: 16,
         duration: PIECE,
         pace: Pace::Closed,
@@ -125,6 +125,13 @@ fn usage(leader: u32) -> anyhow::Result<BTreeMap<String, Usage>> {
         *entry = entry.plus(own);
     }
     Ok(all)
+}
+
+/// The resident size of one process.
+pub(super) fn resident_kib(process: u32) -> anyhow::Result<u32> {
+    let file = format!("/proc/{process}/smaps_rollup");
+    let rollup = fs::read_to_string(&file).with_context(|| format!("read `{file}`"))?;
+    kib(&rollup, "Rss:").context("a process without a resident size")
 }
 
 fn rows(when: &str, usage: &BTreeMap<String, Usage>) -> Vec<Row> {

@@ -21,7 +21,9 @@ use super::{
 use crate::http::{self, Target};
 
 /// How long a server may take until it answers; Python's peers import for a second or two.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+const NGINX: &str = "/usr/sbin/nginx";
 
 /// Where everything is that a benchmark starts.
 #[derive(Debug)]
@@ -44,7 +46,7 @@ pub(crate) struct Endpoint {
     /// `http://ADDRESS:PORT`.
     pub(crate) url: String,
     /// Its log files: millions, in the end, so they go with it.
-    logs: Option<PathBuf>,
+    pub(super) logs: Option<PathBuf>,
 }
 
 impl Drop for Endpoint {
@@ -70,26 +72,46 @@ impl Endpoint {
 
     /// Calls once over a new connection: the time from sending the request to the first byte.
     pub(crate) fn first_byte(&self) -> anyhow::Result<Duration> {
-        ask(&Target::parse(&self.url)?)
+        Ok(ask(&Target::parse(&self.url)?, &[])?.first_byte)
     }
 
     /// Waits until the server gives the agreed answer.
-    fn when_ready(mut server: Server, url: String) -> anyhow::Result<Self> {
+    pub(super) fn when_ready(mut server: Server, url: String) -> anyhow::Result<Self> {
         let target = Target::parse(&url)?;
-        server.wait_for(PATIENCE, || ask(&target))?;
+        server.wait_for(PATIENCE, || ask(&target, &[]))?;
         Ok(Self { server, url, logs: None })
     }
 }
 
-/// Asks once over a new connection, compares the reply with what all servers must say, and returns
-/// the time from sending the request to the first byte.
-fn ask(target: &Target) -> anyhow::Result<Duration> {
+/// A reply with everything that was received, and when it began.
+pub(super) struct Answer {
+    /// From sending the request to the first byte.
+    pub(super) first_byte: Duration,
+    pub(super) received: Vec<u8>,
+    pub(super) reply: http::Reply,
+}
+
+/// Asks once over a new connection and compares the reply with what all servers must say.
+pub(super) fn ask(target: &Target, headers: &[String]) -> anyhow::Result<Answer> {
+    let answer = exchange(target, &target.request(headers))?;
+    let body = answer.reply.body(&answer.received);
+    ensure!(
+        answer.reply.status == 200 && body == EXPECTED_BODY.as_bytes(),
+        "answered {} `{}` instead of 200 `{EXPECTED_BODY}`",
+        answer.reply.status,
+        String::from_utf8_lossy(&body)
+    );
+    Ok(answer)
+}
+
+/// Sends one request over a new connection and waits for the whole reply, whatever it says.
+pub(super) fn exchange(target: &Target, request: &[u8]) -> anyhow::Result<Answer> {
     let mut stream = TcpStream::connect_timeout(&target.address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut received = Vec::new();
     let mut buffer = [0; 4096];
     let start = Instant::now();
-    stream.write_all(&target.request(&[]))?;
+    stream.write_all(request)?;
     let mut count = stream.read(&mut buffer)?;
     let first_byte = start.elapsed();
     let reply = loop {
@@ -100,14 +122,7 @@ fn ask(target: &Target) -> anyhow::Result<Duration> {
         ensure!(count > 0, "the connection was closed before the reply");
         count = stream.read(&mut buffer)?;
     };
-    let body = reply.body(&received);
-    ensure!(
-        reply.status == 200 && body == EXPECTED_BODY.as_bytes(),
-        "answered {} `{}` instead of 200 `{EXPECTED_BODY}`",
-        reply.status,
-        String::from_utf8_lossy(&body)
-    );
-    Ok(first_byte)
+    Ok(Answer { first_byte, received, reply })
 }
 
 /// What `hearth serve` is asked for beyond a function.
@@ -191,6 +206,22 @@ impl Site {
             }
             other => bail!("no bare server is known for {other}"),
         }
+    }
+
+    /// Starts nginx, which passes every request on to another server over connections that stay open.
+    pub(crate) fn nginx(&self, behind: &Endpoint, name: &str) -> anyhow::Result<Endpoint> {
+        ensure!(Path::new(NGINX).exists(), "there is no `{NGINX}` (Debian: `nginx-light`)");
+        let directory = self.stage.directory().join(name);
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("create `{}`", directory.display()))?;
+        let port = free_port()?;
+        let configuration = include_str!("../../../bench/peers/nginx/nginx.conf")
+            .replace("@LISTEN@", &format!("127.0.0.1:{port}"))
+            .replace("@BEHIND@", behind.url.trim_start_matches("http://"));
+        fs::write(directory.join("nginx.conf"), configuration).context("write `nginx.conf`")?;
+        let mut command = Command::new(NGINX);
+        command.arg("-p").arg(&directory).args(["-c", "nginx.conf", "-e", "stderr"]);
+        self.start_on(name, command, port)
     }
 
     /// Starts Google's functions framework for a language.

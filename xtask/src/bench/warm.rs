@@ -19,15 +19,15 @@ use crate::{
 /// The label of the worker called directly.
 const FLOOR: &str = "worker alone";
 /// Switches a call's log files off.
-const LOGS_OFF: &str = "x-open-runtimes-logging: disabled";
+pub(super) const LOGS_OFF: &str = "x-open-runtimes-logging: disabled";
 /// The connections of the throughput questions.
 const MANY: u16 = 16;
 /// The processor that pinned servers and the generator share.
-const CORE: usize = 0;
+pub(super) const CORE: usize = 0;
 /// How much of its own maximum a server is offered in an open loop.
 const OPEN_LOOP_SHARE: f64 = 0.5;
 
-const CLOSED: &[Column] = &[
+pub(super) const CLOSED: &[Column] = &[
     Column { key: "p50_us", heading: "p50 µs", decimals: 1 },
     Column { key: "p99_us", heading: "p99 µs", decimals: 0 },
     Column { key: "per_second", heading: "calls/s", decimals: 0 },
@@ -44,11 +44,11 @@ const OPEN: &[Column] = &[
 ];
 
 /// A way of calling a server: a row of the tables.
-struct Lane<'a> {
-    label: &'static str,
-    endpoint: Result<&'a Endpoint, &'a str>,
-    path: &'static str,
-    headers: Vec<String>,
+pub(super) struct Lane<'a> {
+    pub(super) label: &'static str,
+    pub(super) endpoint: Result<&'a Endpoint, &'a str>,
+    pub(super) path: &'static str,
+    pub(super) headers: Vec<String>,
 }
 
 impl Lane<'_> {
@@ -62,7 +62,7 @@ impl Lane<'_> {
         let (target, request) = endpoint.request(self.path, &self.headers)?;
         Ok(Plan {
             address: target.address,
-            request,
+            requests: vec![request],
             connections: usize::from(connections),
             duration,
             pace: Pace::Closed,
@@ -91,18 +91,20 @@ pub(crate) fn measure(
     answer: &mut dyn FnMut(Question),
 ) -> anyhow::Result<()> {
     for core in [None, Some(CORE)] {
-        let place = Place { site, language, effort, core };
+        let place = Place { section: "warm", site, language, effort, core };
         place.measure(answer)?;
     }
     Ok(())
 }
 
 /// One language on all processors or on one.
-struct Place<'a> {
-    site: &'a Site,
-    language: &'a Language,
-    effort: &'a Effort,
-    core: Option<usize>,
+pub(super) struct Place<'a> {
+    /// What the names of its questions begin with.
+    pub(super) section: &'static str,
+    pub(super) site: &'a Site,
+    pub(super) language: &'a Language,
+    pub(super) effort: &'a Effort,
+    pub(super) core: Option<usize>,
 }
 
 impl Place<'_> {
@@ -141,7 +143,7 @@ impl Place<'_> {
     }
 
     /// Lets every just-in-time compiler see its code before it counts.
-    fn warm_up(&self, lanes: &[Lane<'_>], floor: &Result<RefCell<Floor>, String>) {
+    pub(super) fn warm_up(&self, lanes: &[Lane<'_>], floor: &Result<RefCell<Floor>, String>) {
         // Whoever fails here fails again where it is reported.
         for lane in lanes {
             let _ =
@@ -152,7 +154,7 @@ impl Place<'_> {
         }
     }
 
-    fn closed(
+    pub(super) fn closed(
         &self,
         connections: u16,
         lanes: &[Lane<'_>],
@@ -214,8 +216,8 @@ impl Place<'_> {
         }
     }
 
-    fn question(&self, kind: &str) -> String {
-        format!("warm-{}-{kind}{}", self.language.name, self.suffix())
+    pub(super) fn question(&self, kind: &str) -> String {
+        format!("{}-{}-{kind}{}", self.section, self.language.name, self.suffix())
     }
 
     fn title(&self, kind: &str) -> String {
@@ -232,12 +234,12 @@ impl Place<'_> {
     }
 }
 
-fn lane_to<'a>(label: &'static str, server: &'a Result<Endpoint, String>) -> Lane<'a> {
+pub(super) fn lane_to<'a>(label: &'static str, server: &'a Result<Endpoint, String>) -> Lane<'a> {
     let endpoint = server.as_ref().map_err(String::as_str);
     Lane { label, endpoint, path: "/", headers: Vec::new() }
 }
 
-fn closed_figures(outcome: &Outcome) -> Vec<f64> {
+pub(super) fn closed_figures(outcome: &Outcome) -> Vec<f64> {
     let summary = outcome.latencies.summary();
     vec![summary.p50_us, summary.p99_us, outcome.per_second(), outcome.failures.total().into()]
 }

@@ -31,7 +31,7 @@ fn serve(replies: &'static [&'static [u8]]) -> SocketAddr {
 fn plan(address: SocketAddr, pace: Pace) -> Plan {
     Plan {
         address,
-        request: REQUEST.to_vec(),
+        requests: vec![REQUEST.to_vec()],
         connections: 1,
         duration: Duration::from_millis(50),
         pace,
@@ -44,6 +44,28 @@ fn a_healthy_server_gets_requests_one_after_the_other() {
     let outcome = run(&plan(serve(&[OK]), Pace::Closed)).expect("reachable");
     assert!(outcome.latencies.count() > 1);
     assert_eq!(outcome.failures, Failures::default());
+}
+
+#[test]
+fn requests_take_turns() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = listener.local_addr().expect("address");
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let mut request = [0; REQUEST.len()];
+        let mut seen = String::new();
+        while stream.read_exact(&mut request).is_ok() {
+            seen.push(char::from(request[5]));
+            stream.write_all(OK).expect("a reader");
+        }
+        seen
+    });
+    let request = |path: &str| format!("GET /{path} HTTP/1.1\r\nhost:x\r\n\r\n").into_bytes();
+    let requests = vec![request("a"), request("b")];
+    let pace = Pace::AtOnce { requests: 5 };
+    let outcome = run(&Plan { requests, ..plan(address, pace) }).expect("reachable");
+    assert_eq!(server.join().expect("no panic"), "ababa");
+    assert_eq!(outcome.latencies.count(), 5, "and no more");
 }
 
 #[test]
