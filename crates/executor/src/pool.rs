@@ -206,6 +206,12 @@ impl Pool {
         next.map_or(COARSE, |next| next.clamp(Duration::from_millis(1), COARSE))
     }
 
+    /// Calls that run, and calls that wait, of all services.
+    pub(crate) fn calls(&self) -> (u64, u64) {
+        let in_flight = self.instances.values().map(|slot| u64::from(slot.in_flight)).sum();
+        (in_flight, self.waiting as u64)
+    }
+
     /// Instances that are not on their way out.
     pub(crate) fn live(&self) -> u32 {
         self.live

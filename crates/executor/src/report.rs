@@ -109,6 +109,11 @@ impl Executor {
         reports
     }
 
+    /// Calls that run, and calls that wait for an instance.
+    pub fn calls(&self) -> (u64, u64) {
+        self.0.lock().pool.calls()
+    }
+
     /// The most instances, spares included.
     pub fn max_instances(&self) -> u32 {
         self.0.config.limits.instances

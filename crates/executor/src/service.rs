@@ -60,7 +60,9 @@ impl Service {
 
     /// Returns once an instance takes calls; starts one if there is none.
     pub async fn ready(&self, deadline: Instant) -> Result<(), CallError> {
-        self.lease(Some(deadline), &Progress::default()).await.map(drop)
+        let mut lease = self.lease(Some(deadline), &Progress::default()).await?;
+        lease.is_unused = true;
+        Ok(())
     }
 
     /// Serves one call: the only path from a call to an instance. Its deadline covers everything,
@@ -221,6 +223,8 @@ pub(crate) struct Lease {
     /// The start that it waited for.
     begun_with: Option<StartPhases>,
     has_served: bool,
+    /// No call was made with it.
+    is_unused: bool,
 }
 
 impl Lease {
@@ -237,7 +241,7 @@ impl Lease {
             return None;
         };
         let executor = executor.clone();
-        Some(Self { executor, instance, running, begun_with, has_served: false })
+        Some(Self { executor, instance, running, begun_with, has_served: false, is_unused: false })
     }
 
     /// The instance takes no more calls, which the table may not know yet.
@@ -248,8 +252,12 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let Self { instance, has_served, .. } = *self;
-        self.executor.with_state(|state| state.pool.release(instance, has_served, Instant::now()));
+        let Self { instance, has_served, is_unused, .. } = *self;
+        let now = Instant::now();
+        self.executor.with_state(|state| match is_unused {
+            true => state.pool.give_back(instance, now),
+            false => state.pool.release(instance, has_served, now),
+        });
     }
 }
 

@@ -238,6 +238,11 @@ impl Platform {
         functions.get(name).map(|known| known.active.clone())
     }
 
+    /// How many functions are served.
+    pub(crate) fn count(&self) -> usize {
+        self.functions.read().expect("no panic while the lock is held").len()
+    }
+
     /// All functions that are served, in no order.
     pub(crate) fn all(&self) -> Vec<Arc<Active>> {
         let functions = self.functions.read().expect("no panic while the lock is held");

@@ -59,6 +59,14 @@ impl Pool {
         }
     }
 
+    /// A place was given back without having been used for a call.
+    pub(crate) fn give_back(&mut self, instance: InstanceKey, now: Instant) {
+        if let Some(slot) = self.instances.get_mut(&instance) {
+            slot.taken = slot.taken.saturating_sub(1);
+        }
+        self.release(instance, false, now);
+    }
+
     /// Gives the calls that wait what room there is.
     pub(super) fn grant_waiting(&mut self, service: ServiceKey, now: Instant) {
         let Some(known) = self.services.get(&service) else { return };

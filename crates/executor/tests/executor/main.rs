@@ -42,6 +42,16 @@ async fn the_time_of_a_cold_call_is_explained() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_instance_that_was_only_made_ready_has_taken_no_call() {
+    let lab = Lab::new(Setup::default());
+    let service = lab.serve(one());
+    service.ready(Instant::now() + secs(10)).await.expect("ready");
+    assert_eq!(lab.executor.instances()[0].calls, 0);
+    call(&service, "/", secs(10)).await.expect("served");
+    assert_eq!((lab.executor.instances()[0].calls, lab.executor.calls()), (1, (0, 0)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_retired_service_finishes_its_calls_and_no_more() {
     let lab = Lab::new(Setup::default());
     let service = lab.serve(single(3));

@@ -75,9 +75,13 @@ pub(super) async fn metrics(
     if (!is_local || is_proxied) && !shared.admits(&headers) {
         return Refusal::unauthorized().into_response();
     }
-    let levels = shared.levels();
-    let page = shared.platform.observers.metrics.render(levels);
-    ([(CONTENT_TYPE, METRICS_CONTENT_TYPE)], page).into_response()
+    let (levels, platform) = (shared.levels(), shared.platform.clone());
+    // With thousands of functions that takes longer than calls should wait.
+    let render = move || Ok(platform.observers.metrics.render(levels));
+    match shared.platform.blocking(render).await {
+        Ok(page) => ([(CONTENT_TYPE, METRICS_CONTENT_TYPE)], page).into_response(),
+        Err(error) => Refusal::from(error).into_response(),
+    }
 }
 
 pub(super) async fn document() -> Response {
@@ -106,11 +110,7 @@ impl Administration {
             let doing = reports.iter().filter(|report| report.activity == activity);
             doing.count() as u64
         };
-        let functions = platform.all();
-        let loads: Vec<_> = functions.iter().map(|active| crate::report::load(active)).collect();
-        let sum = |field: fn(&api::FunctionLoad) -> u32| {
-            loads.iter().map(|load| u64::from(field(load))).sum()
-        };
+        let (calls_in_flight, calls_waiting) = platform.executor.calls();
         let spares = platform.executor.stocks();
         Levels {
             instances: vec![
@@ -123,9 +123,9 @@ impl Administration {
                 .iter()
                 .map(|stock| (stock.runtime().to_owned(), stock.report().waiting as u64))
                 .collect(),
-            functions: functions.len() as u64,
-            calls_in_flight: sum(|load| load.in_flight),
-            calls_waiting: sum(|load| load.waiting),
+            functions: platform.count() as u64,
+            calls_in_flight,
+            calls_waiting,
             log_lines_dropped: platform.logs.left_out(),
         }
     }
