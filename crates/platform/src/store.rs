@@ -169,11 +169,13 @@ impl Store {
             return Ok(());
         }
         workshop.hand_over(&tree.0)?;
-        fs::rename(&tree.0, &place).map_err(|source| StoreError::Files {
-            step: "make",
-            path: place,
-            source,
-        })
+        match fs::rename(&tree.0, &place) {
+            // Somebody else who built the same was faster.
+            Err(_) if place.is_dir() => Ok(()),
+            moved => {
+                moved.map_err(|source| StoreError::Files { step: "make", path: place, source })
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Digest, usize>> {
@@ -242,5 +244,125 @@ impl Drop for Scratch {
         if let Err(error) = removed {
             tracing::warn!(path = %self.0.display(), %error, "could not remove what is not needed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use executor::Template;
+    use model::Network;
+
+    use super::*;
+    use crate::workshop::Plan;
+
+    struct NoWorkshop;
+
+    #[async_trait]
+    impl Workshop for NoWorkshop {
+        fn examine(
+            &self,
+            _: &Path,
+            _: Option<&str>,
+            _: Option<&str>,
+        ) -> Result<Plan, WorkshopError> {
+            unreachable!("nothing is deployed")
+        }
+
+        async fn build(
+            &self,
+            _: &Plan,
+            _: &Path,
+            _: &(dyn Fn(String) + Send + Sync),
+        ) -> Result<(), WorkshopError> {
+            unreachable!("nothing is deployed")
+        }
+
+        fn hand_over(&self, _: &Path) -> Result<(), WorkshopError> {
+            Ok(())
+        }
+
+        fn template(&self, _: &str, _: Option<Network>) -> Result<Template, WorkshopError> {
+            unreachable!("nothing is served")
+        }
+    }
+
+    struct Place(PathBuf);
+
+    impl Place {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("hearth-{name}-{}", std::process::id()));
+            let _ = fs::remove_dir_all(&path);
+            fs::create_dir_all(&path).expect("made");
+            Self(path)
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn built(store: &Store, text: &str) -> Scratch {
+        let scratch = store.scratch();
+        fs::create_dir(scratch.path()).expect("made");
+        fs::write(scratch.path().join("index.js"), text).expect("written");
+        scratch
+    }
+
+    #[test]
+    fn the_same_code_built_twice_at_once_is_one_artifact() {
+        let place = Place::new("store-twice");
+        let store = Store::open(&place.0).expect("open");
+        for round in 0..20 {
+            let text = round.to_string();
+            let trees = [built(&store, &text), built(&store, &text)];
+            let pins = std::thread::scope(|scope| {
+                let kept = trees.map(|tree| {
+                    let store = &store;
+                    scope.spawn(move || store.keep(&tree, &NoWorkshop).expect("kept").0)
+                });
+                kept.map(|kept| kept.join().expect("no panic"))
+            });
+            assert_eq!(pins[0].artifact(), pins[1].artifact());
+            let file = store.tree(pins[0].artifact()).join("index.js");
+            assert_eq!(fs::read_to_string(file).expect("there"), text);
+        }
+    }
+
+    #[test]
+    fn what_is_pinned_stays_and_what_nobody_knows_goes() {
+        let place = Place::new("store-sweep");
+        let store = Store::open(&place.0).expect("open");
+        let catalog = catalog::SqliteCatalog::open(&place.0).expect("open");
+        let catalog: Arc<dyn Catalog> = Arc::new(catalog);
+        let (pin, bytes) = store.keep(&built(&store, "x"), &NoWorkshop).expect("kept");
+        assert!(bytes > 0);
+        let tree = store.tree(pin.artifact());
+        let digest = *pin.artifact();
+        store.sweep(&catalog).expect("swept");
+        assert!(tree.is_dir(), "pinned");
+
+        fs::remove_dir_all(&tree).expect("removed");
+        let again = store.restore(&digest, &NoWorkshop).expect("unpacked");
+        assert_eq!(fs::read_to_string(again.join("index.js")).expect("there"), "x");
+
+        drop(pin);
+        store.sweep(&catalog).expect("swept");
+        assert!(!tree.exists());
+        assert!(store.restore(&digest, &NoWorkshop).is_err(), "the packed one is gone, too");
+    }
+
+    #[test]
+    fn what_was_under_way_is_gone_at_the_next_start() {
+        let place = Place::new("store-scratch");
+        let store = Store::open(&place.0).expect("open");
+        let path = built(&store, "x").path().to_path_buf();
+        assert!(!path.exists(), "dropped, removed");
+        std::mem::forget(built(&store, "killed"));
+        assert!(fs::read_dir(place.0.join("scratch")).expect("there").next().is_some());
+        Store::open(&place.0).expect("open");
+        assert!(fs::read_dir(place.0.join("scratch")).expect("there").next().is_none());
     }
 }
