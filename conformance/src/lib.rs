@@ -12,6 +12,8 @@
 pub mod case;
 pub mod client;
 pub mod flavour;
+pub mod load;
+pub mod platform;
 pub mod process;
 pub mod server;
 mod text;

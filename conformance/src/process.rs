@@ -40,6 +40,13 @@ impl Process {
         String::from_utf8_lossy(&bytes).replace('\0', " ")
     }
 
+    /// The last parts of its control groups' names.
+    pub fn group_names(&self) -> Vec<String> {
+        let text = fs::read_to_string(format!("/proc/{}/cgroup", self.pid)).unwrap_or_default();
+        let names = text.lines().filter_map(|line| line.rsplit('/').next());
+        names.map(str::to_owned).collect()
+    }
+
     /// Sends it a signal, such as `KILL`.
     ///
     /// # Panics

@@ -1,0 +1,293 @@
+//! From a folder to a function that serves, and to nothing again.
+
+use std::{fs, path::Path, thread};
+
+use conformance::{
+    client::Request,
+    flavour::Flavour,
+    load::Load,
+    on_each_runtime,
+    platform::{Finished, Platform, Source, fixture, request},
+    process::Process,
+    wait,
+};
+use serde_json::json;
+
+/// Functions that cannot be served: files, and what the reason must name.
+type Broken = (&'static str, &'static [(&'static str, &'static str)], &'static str);
+
+const MISSING: &str = "https://127.0.0.1:1/nothing.tgz";
+
+const BROKEN_NODE: [Broken; 4] = [
+    ("syntax", &[("index.js", "module.exports = (")], "Syntax error"),
+    ("no entrypoint", &[("readme.txt", "nothing here")], "entrypoint"),
+    ("exits at load", &[("index.js", "process.exit(7);")], "status 7"),
+    ("throws at load", &[("index.js", "throw new Error('not today');")], "not today"),
+];
+
+const BROKEN_PYTHON: [Broken; 4] = [
+    ("syntax", &[("main.py", "def main(context:")], "Syntax error"),
+    ("no entrypoint", &[("readme.txt", "nothing here")], "entrypoint"),
+    ("exits at load", &[("main.py", "import os\nos._exit(7)")], "status 7"),
+    ("throws at load", &[("main.py", "raise ValueError('not today')")], "not today"),
+];
+
+fn broken(flavour: &Flavour) -> &'static [Broken] {
+    if flavour.runtime == "node" { &BROKEN_NODE } else { &BROKEN_PYTHON }
+}
+
+/// A source whose install step fails without asking anybody outside.
+fn not_installable(flavour: &Flavour) -> Source {
+    let package = format!(r#"{{"dependencies": {{"nothing": "{MISSING}"}}}}"#);
+    let requirement = format!("nothing @ {MISSING}");
+    Source::of(&match flavour.runtime.as_str() {
+        "node" => [
+            ("index.js", "module.exports = ({ res }) => res.empty();"),
+            ("package.json", &*package),
+        ],
+        _ => [("main.py", "def main(context): pass"), ("requirements.txt", &*requirement)],
+    })
+}
+
+fn assert_not_deployed(finished: &Finished, reason: &str, what: &str) {
+    let Finished { code, errors, .. } = finished;
+    assert_eq!(*code, Some(65), "{what}: {errors}");
+    assert!(errors.contains(reason), "{what}: {errors}");
+}
+
+fn version(platform: &Platform, name: &str) -> String {
+    platform.call(name, "/").json()["version"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Names of what is in a directory, with what is in those; none if it is not there.
+fn entries(directory: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            names.extend(entries(&entry.path()));
+        }
+        if !entry.path().is_dir() || directory.ends_with("artifacts") {
+            names.push(entry.path().display().to_string());
+        }
+    }
+    names
+}
+
+/// Files of functions in the data directory.
+fn remains(platform: &Platform) -> Vec<String> {
+    let parts = ["artifacts", "blobs", "logs", "scratch"];
+    parts.iter().flat_map(|part| entries(&platform.data().join(part))).collect()
+}
+
+on_each_runtime! {
+    fn a_function_is_deployed_and_called_and_leaves_nothing(flavour: &Flavour) {
+        let platform = Platform::new();
+        let source = fixture(&flavour.runtime);
+        platform.deploy("first", &source, &["--env", "VERSION=1"]);
+        assert_eq!(version(&platform, "first"), "1");
+        assert_eq!(platform.ask("/v1/functions")[0]["name"], "first");
+        let under_path = Request::new("GET", "/fn/first/").header("host", "127.0.0.1");
+        let answer = platform.connect().call(&under_path).expect("a response");
+        assert_eq!(answer.json()["version"], "1");
+        assert!(!platform.logged("first").is_empty() || !platform.log("first").is_empty());
+        assert!(!remains(&platform).is_empty());
+        let processes: Vec<Process> =
+            platform.instances("first").iter().flat_map(|id| platform.processes(id)).collect();
+
+        let removed = platform.command(&["rm", "first"]);
+        assert_eq!(removed.code, Some(0), "{}", removed.errors);
+        assert_eq!(remains(&platform), Vec::<String>::new());
+        assert!(!processes.iter().any(Process::is_alive), "{processes:?}");
+        assert_eq!(platform.call("first", "/").status(), 404);
+        assert_eq!(platform.ask("/v1/functions"), json!([]));
+        assert_eq!(platform.command(&["rm", "first"]).code, Some(66));
+        platform.deploy("first", &source, &[]);
+        assert_eq!(version(&platform, "first"), "", "settings are gone, too");
+    }
+
+    fn no_call_fails_while_a_function_is_deployed_again(flavour: &Flavour) {
+        let platform = Platform::new();
+        let source = fixture(&flavour.runtime);
+        platform.deploy("busy", &source, &["--env", "VERSION=0"]);
+        let load = Load::start(&platform, "busy", "/", 3);
+        for number in 1..4 {
+            platform.deploy("busy", &source, &["--env", &format!("VERSION={number}")]);
+            let serves = version(&platform, "busy");
+            assert_eq!(serves, number.to_string(), "it serves all calls from then on");
+        }
+        let outcomes = load.stop();
+        assert_eq!(outcomes.others(), 0, "{outcomes:?}");
+        assert!(outcomes.with(200) > 10, "{outcomes:?}");
+    }
+
+    fn a_call_of_the_old_deployment_finishes(flavour: &Flavour) {
+        let platform = Platform::new();
+        let source = fixture(&flavour.runtime);
+        platform.deploy("slow", &source, &["--env", "VERSION=old"]);
+        let mut call = platform.connect();
+        call.send(&request("slow", "/sleep?ms=3000").bytes()).expect("send");
+        wait::until("the call runs", || platform.load("slow", "in_flight") == 1);
+        platform.deploy("slow", &source, &["--env", "VERSION=new"]);
+        assert_eq!(version(&platform, "slow"), "new");
+        assert_eq!(call.response().expect("a response").json()["version"], "old");
+        wait::until("the old instance is gone", || platform.instances("slow").len() == 1);
+    }
+
+    fn what_does_not_load_leaves_the_old_deployment_serving(flavour: &Flavour) {
+        let platform = Platform::new();
+        platform.deploy("robust", &fixture(&flavour.runtime), &["--env", "VERSION=good"]);
+        let load = Load::start(&platform, "robust", "/", 1);
+        for (what, files, reason) in broken(flavour) {
+            let source = Source::of(files);
+            let finished = platform.try_deploy("robust", source.path(), &["--runtime", &flavour.runtime]);
+            assert_not_deployed(&finished, reason, what);
+            assert_eq!(version(&platform, "robust"), "good", "{what}");
+        }
+        let failed = not_installable(flavour);
+        let finished = platform.try_deploy("robust", failed.path(), &["--env", "VERSION=bad"]);
+        assert_not_deployed(&finished, "install", "an install step that fails");
+        assert_eq!(version(&platform, "robust"), "good");
+        let outcomes = load.stop();
+        assert_eq!(outcomes.others(), 0, "{outcomes:?}");
+
+        let deployments = platform.function("robust")["deployments"].clone();
+        let reasons = deployments.as_array().into_iter().flatten();
+        let noted = reasons.filter(|one| one["state"] == "failed" && one["failure"].is_string());
+        assert!(noted.count() >= 4, "{deployments:#}");
+        platform.command(&["rm", "robust"]);
+        assert_eq!(remains(&platform), Vec::<String>::new());
+    }
+
+    fn what_was_never_deployed_does_not_exist(flavour: &Flavour) {
+        let platform = Platform::new();
+        let (_, files, reason) = broken(flavour)[0];
+        let source = Source::of(files);
+        let finished = platform.try_deploy("never", source.path(), &[]);
+        assert_not_deployed(&finished, reason, "a first deployment");
+        assert_eq!(platform.call("never", "/").status(), 404);
+        assert_eq!(platform.ask("/v1/functions"), json!([]));
+        assert_eq!(remains(&platform), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn settings_stay_until_they_are_changed() {
+    let platform = Platform::new();
+    let source = fixture(&Flavour::any().runtime);
+    let first = ["--env", "A=1", "--env", "B=2", "--memory", "128MiB", "--timeout", "7s"];
+    platform.deploy("settled", &source, &first);
+    platform.deploy("settled", &source, &["--max", "3", "--unset", "A"]);
+    let settings = platform.function("settled")["settings"].clone();
+    assert_eq!(settings["environment"], json!(["B"]));
+    assert_eq!(settings["memory_bytes"], 128 << 20);
+    assert_eq!((&settings["timeout"], &settings["max"]), (&json!("7s"), &json!(3)));
+    assert_eq!(platform.call("settled", "/look").json()["environment"]["B"], "2");
+    let wrong = platform.try_deploy("settled", &source, &["--min", "9"]);
+    assert_eq!(wrong.code, Some(64), "{}", wrong.errors);
+    platform.kill();
+    platform.restart();
+    assert_eq!(platform.function("settled")["settings"], settings);
+}
+
+/// Its first instance would start for ever.
+#[test]
+fn what_hangs_at_load_is_given_up_without_holding_up_others() {
+    let platform = Platform::new();
+    let source = fixture(&Flavour::any().runtime);
+    platform.deploy("hanging", &source, &["--env", "VERSION=good"]);
+    let endless = Source::node("for (;;);");
+    thread::scope(|scope| {
+        let deploying = scope.spawn(|| platform.try_deploy("hanging", endless.path(), &[]));
+        wait::until("it is being started", || {
+            platform.ask("/v1/instances").as_array().is_some_and(|instances| {
+                instances.iter().any(|instance| instance["state"] == "starting")
+            })
+        });
+        assert_eq!(version(&platform, "hanging"), "good");
+        platform.deploy("other", &source, &[]);
+        assert_eq!(platform.call("other", "/").status(), 200);
+        platform.kill();
+        assert_ne!(deploying.join().expect("no panic").code, Some(0));
+    });
+    platform.restart();
+    assert_eq!(version(&platform, "hanging"), "good");
+}
+
+#[test]
+fn two_deployments_of_a_function_come_one_after_the_other() {
+    let platform = Platform::new();
+    let source = fixture(&Flavour::any().runtime);
+    let codes: Vec<_> = thread::scope(|scope| {
+        let deploy = |number: u32| {
+            let variable = format!("VERSION={number}");
+            platform.try_deploy("twice", &source, &["--env", &variable]).code
+        };
+        let running: Vec<_> = (1..4).map(|number| scope.spawn(move || deploy(number))).collect();
+        running.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    });
+    assert_eq!(codes, [Some(0); 3]);
+    let deployments = platform.function("twice")["deployments"].clone();
+    let states: Vec<_> =
+        deployments.as_array().into_iter().flatten().map(|one| one["state"].clone()).collect();
+    let active = states.iter().filter(|state| **state == "active").count();
+    assert_eq!((states.len(), active), (3, 1), "{deployments:#}");
+    assert_ne!(version(&platform, "twice"), "");
+}
+
+#[test]
+fn functions_are_deployed_side_by_side() {
+    let platform = Platform::new();
+    let source = fixture(&Flavour::any().runtime);
+    let names = ["a", "b", "c", "d"];
+    thread::scope(|scope| {
+        for name in names {
+            let (platform, source) = (&platform, &source);
+            scope.spawn(move || {
+                platform.deploy(name, source, &["--env", &format!("VERSION={name}")]);
+            });
+        }
+    });
+    for name in names {
+        assert_eq!(version(&platform, name), name);
+    }
+}
+
+#[test]
+fn a_client_that_leaves_while_it_sends_leaves_nothing() {
+    let platform = Platform::new();
+    let token = platform.token();
+    for length in [10, 200, 4000] {
+        let head = format!(
+            "POST /v1/functions/half/deployments HTTP/1.1\r\nhost: 127.0.0.1\r\n\
+             authorization: Bearer {token}\r\ncontent-length: 1000000\r\n\
+             content-type: multipart/form-data; boundary=x\r\n\r\n\
+             --x\r\ncontent-disposition: form-data; name=\"source\"; filename=\"a\"\r\n\r\n"
+        );
+        let mut connection = platform.connect();
+        connection.send(head.as_bytes()).expect("send");
+        connection.send(&vec![b'x'; length]).expect("send");
+        drop(connection);
+    }
+    wait::until("nothing is left", || remains(&platform).is_empty());
+    assert_eq!(platform.ask("/v1/functions"), json!([]));
+}
+
+#[test]
+fn a_deployment_goes_on_although_nobody_waits_for_it() {
+    let platform = Platform::new();
+    let source = fixture(&Flavour::any().runtime);
+    platform.deploy("left", &source, &["--env", "VERSION=old"]);
+    let slow = Source::node(
+        "const end = Date.now() + 1500; while (Date.now() < end);\n\
+         module.exports = ({ res }) => res.json({ version: 'new' });",
+    );
+    let arguments = ["deploy", slow.path().to_str().expect("text"), "--name", "left"];
+    let mut deploying = platform.prepared(&arguments).spawn().expect("hearth runs");
+    wait::until("it is being made", || {
+        let deployments = platform.function("left")["deployments"].clone();
+        deployments.as_array().is_some_and(|all| all.iter().any(|one| one["state"] == "pending"))
+    });
+    deploying.kill().expect("our child");
+    deploying.wait().expect("our child");
+    wait::until("the new one serves", || version(&platform, "left") == "new");
+}

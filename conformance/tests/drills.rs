@@ -1,0 +1,267 @@
+//! What is lost, and what is not, when something is killed while calls come.
+
+use std::{io::Write, process::Command};
+
+use conformance::{
+    flavour::Flavour,
+    load::Load,
+    on_each_runtime,
+    platform::{Options, Platform, fixture, request},
+    process::Process,
+    server::{self, Scratch},
+    wait,
+};
+
+fn deployed(flavour: &Flavour) -> Platform {
+    let platform = Platform::new();
+    platform.deploy("drilled", &fixture(&flavour.runtime), &[]);
+    platform
+}
+
+fn assert_serves(platform: &Platform, name: &str) {
+    let response = platform.call(name, "/");
+    assert_eq!(response.status(), 200, "{}", response.text());
+}
+
+/// Whether a test that needs the sandbox can do without.
+fn is_sandbox(test: &str) -> bool {
+    let is_sandbox = server::adapter() == "sandbox";
+    if !is_sandbox {
+        let _ = writeln!(std::io::stderr(), "skipped: {test}: only for the adapter `sandbox`");
+    }
+    is_sandbox
+}
+
+on_each_runtime! {
+    fn only_the_calls_in_an_instance_that_is_killed_are_lost(flavour: &Flavour) {
+        if !is_sandbox("an instance that is killed") {
+            return;
+        }
+        let platform = deployed(flavour);
+        platform.deploy("bystander", &fixture(&flavour.runtime), &[]);
+        let load = Load::start(&platform, "bystander", "/", 2);
+        for _ in 0..3 {
+            let mut call = platform.connect();
+            call.send(&request("drilled", "/sleep?ms=15000").bytes()).expect("send");
+            wait::until("the call runs", || {
+                platform.load("drilled", "in_flight") == 1
+                    && platform.load("drilled", "serving") == 1
+            });
+            platform.kill_instances("drilled");
+            let lost = call.response().expect("a response");
+            assert_eq!(lost.status(), 502, "{}", lost.text());
+            assert_eq!(lost.json()["error"]["code"], "instance-lost", "{}", lost.text());
+            assert_serves(&platform, "drilled");
+        }
+        let outcomes = load.stop();
+        assert_eq!(outcomes.others(), 0, "{outcomes:?}");
+    }
+
+    fn a_call_is_not_run_twice_when_its_instance_is_killed(flavour: &Flavour) {
+        if !is_sandbox("a call runs once") {
+            return;
+        }
+        let platform = deployed(flavour);
+        let mut call = platform.connect();
+        call.send(&request("drilled", "/sleep?ms=15000").bytes()).expect("send");
+        wait::until("the function has said that it began", || {
+            platform.logged("drilled").contains(&"began".to_owned())
+        });
+        platform.kill_instances("drilled");
+        let lost = call.response().expect("a response");
+        let id = lost.head.one("x-hearth-call").expect("the call's id").to_owned();
+        assert_serves(&platform, "drilled");
+        let log = platform.log("drilled");
+        let began: Vec<_> = log.iter().filter(|line| line["text"] == "began").collect();
+        assert_eq!(began.len(), 1, "{log:#?}");
+        assert_eq!(began[0]["call"], id);
+        let ends: Vec<_> =
+            log.iter().filter(|line| line["event"] == "end" && line["call"] == id).collect();
+        assert_eq!(ends.len(), 1, "{log:#?}");
+        assert_eq!(ends[0]["outcome"], "lost", "{log:#?}");
+    }
+
+    fn calls_work_again_after_the_launcher_was_killed(flavour: &Flavour) {
+        if !is_sandbox("a launcher that is killed") {
+            return;
+        }
+        let platform = deployed(flavour);
+        let load = Load::start(&platform, "drilled", "/", 2);
+        let launcher = launcher(&platform);
+        launcher.signal("KILL");
+        wait::until("the launcher is gone", || !launcher.is_alive());
+        wait::until("calls work again", || platform.call("drilled", "/").status() == 200);
+        load.stop();
+        for _ in 0..20 {
+            assert_serves(&platform, "drilled");
+        }
+        platform.deploy("later", &fixture(&flavour.runtime), &[]);
+        assert_serves(&platform, "later");
+    }
+
+    fn a_daemon_that_was_killed_serves_the_same_functions_again(flavour: &Flavour) {
+        let platform = deployed(flavour);
+        platform.deploy("other", &fixture(&flavour.runtime), &["--env", "VERSION=other"]);
+        let load = Load::start(&platform, "drilled", "/", 2);
+        for _ in 0..2 {
+            assert_serves(&platform, "drilled");
+            platform.kill();
+            platform.restart();
+            assert_serves(&platform, "drilled");
+            assert_eq!(platform.call("other", "/").json()["version"], "other");
+            let states = platform.ask("/v1/functions");
+            assert_eq!(states.as_array().map(Vec::len), Some(2), "{states}");
+        }
+        load.stop();
+    }
+
+    fn a_signal_under_load_lets_running_calls_finish(flavour: &Flavour) {
+        let platform = deployed(flavour);
+        assert_serves(&platform, "drilled");
+        let load = Load::start(&platform, "drilled", "/", 2);
+        let mut calls: Vec<_> = (0..5)
+            .map(|_| {
+                let mut call = platform.connect();
+                call.send(&request("drilled", "/sleep?ms=1500").bytes()).expect("send");
+                call
+            })
+            .collect();
+        wait::until("the calls run", || platform.load("drilled", "in_flight") >= 5);
+        let family = platform.process().descendants();
+        platform.signal("TERM");
+        for call in &mut calls {
+            assert_eq!(call.response().expect("a response").status(), 200);
+        }
+        assert_eq!(platform.wait_for_exit().code(), Some(0));
+        let outcomes = load.stop();
+        let wrong = outcomes.statuses.keys().find(|status| ![0, 200, 503].contains(*status));
+        assert_eq!(wrong, None, "{outcomes:?}");
+        wait::until("nothing is left", || !family.iter().any(Process::is_alive));
+    }
+}
+
+fn launcher(platform: &Platform) -> Process {
+    let family = platform.process().descendants();
+    let is_launcher = |process: &&Process| process.command_line().contains("__launcher");
+    family.iter().find(is_launcher).expect("the daemon has a launcher").clone()
+}
+
+#[test]
+fn a_deployment_that_was_interrupted_has_failed() {
+    let platform = Platform::new();
+    let source = fixture(&Flavour::any().runtime);
+    platform.deploy("cut", &source, &["--env", "VERSION=1"]);
+    let endless = conformance::platform::Source::node("for (;;);");
+    let arguments = ["deploy", endless.path().to_str().expect("text"), "--name", "cut"];
+    let mut deploying = platform.prepared(&arguments).spawn().expect("hearth runs");
+    wait::until("the deployment is being made", || {
+        let deployments = platform.function("cut")["deployments"].clone();
+        deployments.as_array().is_some_and(|all| all.iter().any(|one| one["state"] == "pending"))
+    });
+    platform.kill();
+    assert_ne!(deploying.wait().expect("our child").code(), Some(0));
+    platform.restart();
+    assert_eq!(platform.call("cut", "/").json()["version"], "1");
+    let deployments = platform.function("cut")["deployments"].clone();
+    let newest = &deployments[0];
+    assert_eq!(newest["state"], "failed", "{deployments:#}");
+    let reason = newest["failure"].as_str().unwrap_or_default();
+    assert!(!reason.is_empty(), "{deployments:#}");
+}
+
+#[test]
+fn a_second_daemon_on_the_same_data_is_refused() {
+    let platform = Platform::new();
+    let refused = platform.refused();
+    assert_eq!(refused.code, Some(69), "{}", refused.errors);
+    let data = platform.data().display().to_string();
+    assert!(refused.errors.contains(&data), "{}", refused.errors);
+    assert!(platform.is_alive());
+}
+
+/// A file system of a test's own, with little room.
+struct SmallDisk(Scratch);
+
+impl SmallDisk {
+    fn new() -> Option<Self> {
+        let scratch = Scratch::new();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=24m,mode=700", "hearth-test"]).arg(scratch.path());
+        match mount.output() {
+            Ok(output) if output.status.success() => Some(Self(scratch)),
+            _ => {
+                let why = "skipped: a full disk: no file system can be mounted here";
+                let _ = writeln!(std::io::stderr(), "{why}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_fails_deployments_but_no_calls() {
+    let Some(disk) = SmallDisk::new() else { return };
+    let data = disk.0.path();
+    let platform = Platform::start(Options::default().data(data));
+    let source = fixture(&Flavour::any().runtime);
+    platform.deploy("full", &source, &[]);
+    assert_serves(&platform, "full");
+
+    let ballast = data.join("ballast");
+    let mut file = std::fs::File::create(&ballast).expect("a file");
+    let filled = std::iter::repeat_n([0; 4096], 16384).try_for_each(|page| file.write_all(&page));
+    filled.expect_err("the disk is full");
+    let mut tail = [0; 1].as_slice();
+    while std::io::copy(&mut tail, &mut file).is_ok_and(|copied| copied > 0) {
+        tail = [0; 1].as_slice();
+    }
+
+    let large = conformance::platform::Source::of(&[
+        ("index.js", "module.exports = ({ res }) => res.text('large');"),
+        ("noise.txt", &noise(1 << 20)),
+    ]);
+    let failed = platform.try_deploy("full", large.path(), &[]);
+    assert!(failed.code.is_some_and(|code| code != 0), "{failed:?}");
+    assert!(failed.errors.to_lowercase().contains("no space left"), "{}", failed.errors);
+    assert!(!failed.errors.contains(&data.display().to_string()), "paths of the host: {failed:?}");
+    for _ in 0..50 {
+        assert_eq!(platform.call("full", "/sleep?ms=0").status(), 200);
+    }
+    assert!(platform.is_alive());
+
+    drop(file);
+    std::fs::remove_file(&ballast).expect("removed");
+    wait::until("logs are written again", || {
+        let call = platform.call("full", "/sleep?ms=0");
+        let id = call.head.one("x-hearth-call").unwrap_or_default();
+        platform.log("full").iter().any(|line| line["call"] == id && line["text"] == "finished")
+    });
+    platform.deploy("full", large.path(), &[]);
+    assert_eq!(platform.call("full", "/").text(), "large");
+    drop(platform);
+}
+
+/// Text that does not become smaller when it is packed.
+fn noise(length: usize) -> String {
+    let mut state = 0x9e37_79b9_u32;
+    let digits = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ+-";
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        char::from(digits[state as usize % digits.len()])
+    };
+    std::iter::repeat_with(next).take(length).collect()
+}
+
+#[test]
+fn a_step_of_the_clock_is_not_drilled_here() {
+    let why = "the system's clock cannot be set for one process";
+    let _ = writeln!(std::io::stderr(), "skipped: a step of the clock: {why}");
+}
