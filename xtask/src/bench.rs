@@ -102,7 +102,7 @@ const QUICK: Effort = Effort {
     samples: 10,
     bursts: 2,
     room: 4,
-    registered: 20,
+    registered: 100,
 };
 
 type Measure = fn(&Site, &Language, &Effort, &mut dyn FnMut(Question)) -> anyhow::Result<()>;

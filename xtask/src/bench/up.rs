@@ -13,7 +13,7 @@ use super::report::{Column, FAILED};
 use crate::load::Outcome;
 
 /// What is said about calls that come in any order to many functions.
-const MIXED: &[Column] = &[
+const MIXED: [Column; 6] = [
     Column { key: "per_second", heading: "calls/s", decimals: 0 },
     Column { key: "started_per_second", heading: "started/s", decimals: 0 },
     Column { key: "cold_percent", heading: "cold %", decimals: 1 },

@@ -61,7 +61,7 @@ pub(crate) fn measure(
                  room for {PLACES}, {clients} clients",
                 language.title
             ),
-            columns: MIXED,
+            columns: &MIXED,
             comparisons: Vec::new(),
             rows: interleave(effort.rounds, contenders.collect()),
         });

@@ -1,12 +1,6 @@
 //! A running `hearth up`, and what it is asked through its API.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    thread,
-    time::Duration,
-};
+use std::{fs, path::Path, process::Command, thread, time::Duration};
 
 use anyhow::{Context, anyhow, ensure};
 use serde_json::{Value, json};
@@ -259,11 +253,6 @@ fn path(function: &str) -> String {
 /// Names for so many functions.
 pub(super) fn names(count: usize) -> Vec<String> {
     (0..count).map(|index| format!("f{index:05}")).collect()
-}
-
-/// The data directory of a daemon that is stopped and started again.
-pub(super) fn lasting(site: &Site, name: &str) -> PathBuf {
-    site.stage.directory().join(format!("{name}.data"))
 }
 
 fn started(metrics: &str) -> Started {

@@ -1,6 +1,7 @@
 //! More functions than there is room for instances, called in random order.
 
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::{
     MIXED,
@@ -11,7 +12,7 @@ use crate::{
     bench::{
         Effort,
         language::Language,
-        report::Question,
+        report::{Column, Question},
         rounds::{Contender, interleave},
         servers::Site,
     },
@@ -25,6 +26,11 @@ const CONNECTIONS: usize = 16;
 /// More than are called in a round of cold calls; a round of warm ones goes through them again.
 const CALLS: usize = 20_000;
 
+const COLUMNS: [Column; 7] = {
+    let [a, b, c, d, e, f] = MIXED;
+    [Column { key: "deployed_per_second", heading: "deployed/s", decimals: 1 }, a, b, c, d, e, f]
+};
+
 /// Answers the question about one language.
 pub(crate) fn measure(
     site: &Site,
@@ -36,7 +42,7 @@ pub(crate) fn measure(
     let functions = names(effort.room * CROWD);
     let label = format!("{} functions", functions.len());
     let contender = match start(site, language, effort, &name, &functions) {
-        Ok(daemon) => {
+        Ok((daemon, deployed_per_second)) => {
             let mut dice = Dice(0x9E37_79B9_7F4A_7C15);
             Contender::new(label, move || {
                 let drawn = (0..CALLS).map(|_| &functions[dice.roll(functions.len())]);
@@ -52,7 +58,9 @@ pub(crate) fn measure(
                     core: None,
                 })?;
                 let started = daemon.started()?.since(before);
-                Ok(mixed_figures(&outcome, started.total()))
+                let mut figures = vec![deployed_per_second];
+                figures.extend(mixed_figures(&outcome, started.total()));
+                Ok(figures)
             })
         }
         Err(reason) => Contender::skipped(label, format!("{reason:#}")),
@@ -63,7 +71,7 @@ pub(crate) fn measure(
             "Functions called in random order, {}, room for {}, {CONNECTIONS} connections",
             language.title, effort.room
         ),
-        columns: MIXED,
+        columns: &COLUMNS,
         comparisons: Vec::new(),
         rows: interleave(effort.rounds, vec![contender]),
     });
@@ -76,11 +84,14 @@ fn start(
     effort: &Effort,
     name: &str,
     functions: &[String],
-) -> anyhow::Result<Daemon> {
+) -> anyhow::Result<(Daemon, f64)> {
     let max_instances = Some(u32::try_from(effort.room)?);
     let daemon = Daemon::start(site, name, Options { max_instances, ..Options::default() })?;
+    let begun = Instant::now();
     daemon.deploy_all(functions, &Source::of(site, language)?, &json!({}))?;
-    Ok(daemon)
+    #[expect(clippy::cast_precision_loss, reason = "thousands of functions")]
+    let deployed_per_second = functions.len() as f64 / begun.elapsed().as_secs_f64();
+    Ok((daemon, deployed_per_second))
 }
 
 /// The same numbers every time, in an order that nobody would guess (xorshift).
