@@ -26,6 +26,8 @@ use crate::{
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// A spare is made when nobody waits for an instance, but not later than this.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// The first call of a new instance has the processors for itself for so long.
+const QUIET: Duration = Duration::from_millis(30);
 /// How often a stock that nobody touches looks whether it is still wanted.
 const LOOK: Duration = Duration::from_secs(5);
 /// How much the last launch counts in the average of what a launch takes.
@@ -133,6 +135,7 @@ impl Stock {
             self.shrink();
             while self.count() < self.wanted() && has_room() {
                 let _ = timeout(PATIENCE, starting.wait_for(|count| *count == 0)).await;
+                self.until_quiet().await;
                 self.add().await;
             }
             tokio::select! {
@@ -190,6 +193,13 @@ impl Stock {
         let mut waiting = self.lock();
         waiting.refill = waiting.refill.mul_f64(1.0 - WEIGHT) + begun.elapsed().mul_f64(WEIGHT);
         Ok(running)
+    }
+
+    async fn until_quiet(&self) {
+        let last = self.lock().cold_starts.last();
+        if let Some(last) = last {
+            tokio::time::sleep_until(last + QUIET).await;
+        }
     }
 
     async fn add(&self) {

@@ -25,6 +25,8 @@ async fn spares_wait_and_are_replaced_when_taken_or_dead() {
     let first = call(&service, "/", secs(10)).await.expect("served");
     assert_eq!(first, "i-0", "the one that waited longest");
     settle().await;
+    assert_eq!(stock.report().waiting, 2, "its call comes first");
+    tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!((stock.report().waiting, lab.adapter.launches()), (3, 4));
 
     lab.crash("i-1", killed(false));
@@ -84,7 +86,7 @@ async fn spares_count_among_the_hosts_instances_and_make_room() {
     assert_eq!(lab.adapter.count(), 3, "a spare each");
     for service in &services {
         call(service, "/", secs(10)).await.expect("served");
-        settle().await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(lab.adapter.count() <= 3, "{} instances", lab.adapter.count());
     }
 }
