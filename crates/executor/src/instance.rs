@@ -11,7 +11,7 @@ use std::{
 };
 
 use adapter::{Adapter, AdapterError};
-use model::{Exit, InstanceId, LaunchSpec, Limits};
+use model::{Exit, ExitStatus, InstanceId, LaunchSpec, Limits};
 use protocol::{BindError, CallLog, ConnectError, Connection, LogStream, Protocol};
 use tokio::{
     io::AsyncReadExt,
@@ -72,6 +72,8 @@ pub(crate) enum StartError {
     Attach(#[source] AdapterError),
     #[error(transparent)]
     Bind(#[from] BindError),
+    #[error("the instance {0} while it loaded the function")]
+    Ended(Exit),
     #[error("it did not start within {0:?}")]
     TimedOut(Duration),
 }
@@ -240,7 +242,7 @@ impl Supervised {
         if let Err(error) = stop {
             warn!(instance = %id, %error, "could not release an instance");
         }
-        let lost = Exit { status: model::ExitStatus::Unknown, out_of_memory: false };
+        let lost = Exit { status: ExitStatus::Unknown, out_of_memory: false };
         ended.send_replace(Some(exit.unwrap_or(lost)));
     }
 }
@@ -261,7 +263,7 @@ impl Running {
     pub(crate) async fn gone(&self) -> Exit {
         let mut exit = self.exit.clone();
         let ended = exit.wait_for(Option::is_some).await.ok().and_then(|exit| *exit);
-        ended.unwrap_or(Exit { status: model::ExitStatus::Unknown, out_of_memory: false })
+        ended.unwrap_or(Exit { status: ExitStatus::Unknown, out_of_memory: false })
     }
 
     /// Whether the instance is gone.
@@ -275,4 +277,9 @@ impl Running {
         let ended = timeout(2 * LAST_WORDS, exit.wait_for(Option::is_some)).await;
         ended.ok()?.ok().and_then(|exit| *exit)
     }
+}
+
+/// Whether an instance ended because we killed it; then the reason for that is more telling.
+pub(crate) fn is_ours(exit: Exit) -> bool {
+    !exit.out_of_memory && matches!(exit.status, ExitStatus::Signal(9) | ExitStatus::Unknown)
 }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use crate::{
-    instance::{Running, StartError},
+    instance::{Running, StartError, is_ours},
     pool::Policy,
     stock::{Stock, describe},
 };
@@ -79,8 +79,10 @@ impl Revision {
                     return Ok((spare, phases));
                 }
                 // It may have ended while it waited; that is not the function's fault.
-                Err(StartError::Attach(_) | StartError::Bind(BindError::Lost { .. })) => {}
+                Err(StartError::Attach(_)) => {}
+                Err(StartError::Bind(BindError::Lost { .. })) if !has_word(&spare).await => {}
                 Err(error) => {
+                    let error = explained(error, &spare).await;
                     self.stock.note(true);
                     return Err(error);
                 }
@@ -89,8 +91,10 @@ impl Revision {
         self.stock.note(false);
         make_room();
         let running = self.stock.launch().await?;
-        let phases = self.bind(&running, begun).await?;
-        Ok((running, phases))
+        match self.bind(&running, begun).await {
+            Ok(phases) => Ok((running, phases)),
+            Err(error) => Err(explained(error, &running).await),
+        }
     }
 
     async fn bind(&self, running: &Running, begun: Instant) -> Result<StartPhases, StartError> {
@@ -126,6 +130,22 @@ impl StartPhases {
         let spare = self.spare.min(waited - bind - attach);
         let wait = waited - bind - attach - spare;
         Phases { wait, spare, attach, bind, call: Duration::ZERO }
+    }
+}
+
+/// Whether an instance says by its end what went wrong.
+async fn has_word(running: &Running) -> bool {
+    running.epitaph().await.is_some_and(|exit| !is_ours(exit))
+}
+
+/// Says how the instance ended, where that is why it could not be bound.
+async fn explained(error: StartError, running: &Running) -> StartError {
+    if !matches!(error, StartError::Bind(BindError::Lost { .. })) {
+        return error;
+    }
+    match running.epitaph().await {
+        Some(exit) if !is_ours(exit) => StartError::Ended(exit),
+        _ => error,
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_core::Stream;
-use model::{Exit, ExitStatus};
+use model::Exit;
 use protocol::{Body, BodyError, BodyStream, Call, Reply};
 use tokio::{
     sync::{oneshot, watch},
@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::{
     executor::{Inner, State},
-    instance::Running,
+    instance::{Running, is_ours},
     outcome::{CallError, Progress},
     pool::{Admission, CallKey, InstanceKey, Refusal, ServiceKey},
     report::Load,
@@ -317,11 +317,6 @@ pub(crate) fn crash(exit: Exit, has_worked: bool) -> Option<protocol::CallError>
     (!is_forgiven).then(|| protocol::CallError::Unavailable {
         why: format!("The function's last instance {exit}."),
     })
-}
-
-/// Whether an instance ended because we killed it; then the reason for that is more telling.
-fn is_ours(exit: Exit) -> bool {
-    !exit.out_of_memory && matches!(exit.status, ExitStatus::Signal(9) | ExitStatus::Unknown)
 }
 
 /// A body that keeps its place until it has been read.

@@ -13,7 +13,7 @@ use std::{
 
 use api::{DeployEvent, DeployRequest};
 use archive::UnpackLimits;
-use catalog::NewDeployment;
+use catalog::{CatalogError, NewDeployment};
 use executor::CallError;
 use model::{FunctionName, Settings};
 use tokio::{sync::mpsc, time::Instant};
@@ -208,10 +208,12 @@ impl Attempt<'_> {
         let noted = self
             .platform
             .blocking(move || {
-                // What failed before it was noted is not known to the catalog.
-                let noted = platform.catalog.fail(id, &note);
-                platform.store.sweep(&platform.catalog)?;
-                Ok(noted?)
+                match platform.catalog.fail(id, &note) {
+                    // It failed before the catalog knew of it.
+                    Err(CatalogError::UnknownDeployment(_)) => {}
+                    noted => noted?,
+                }
+                platform.store.sweep(&platform.catalog)
             })
             .await;
         if let Err(error) = noted {

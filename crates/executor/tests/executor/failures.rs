@@ -1,12 +1,14 @@
 //! Instances that do not start or do not last.
 
+use std::time::Duration;
+
 use adapter_fake::Fault;
-use executor::CallError;
+use executor::{CallError, SparePolicy};
 use model::{Exit, ExitStatus, Scale};
 use protocol::BindError;
 use tokio::time::Instant;
 
-use crate::lab::{Lab, Setup, call, killed, one, secs, settle, spawn_call};
+use crate::lab::{Lab, NO_SPARES, Setup, call, killed, one, secs, settle, spawn_call};
 
 const DAY: u64 = 24 * 3600;
 
@@ -144,6 +146,25 @@ async fn a_crash_while_it_starts_is_an_error_and_leaves_nothing() {
     call(&service, "/", secs(10)).await.expect("the second attempt works");
     settle().await;
     assert_eq!(lab.adapter.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_an_instance_ended_while_it_loaded_is_said_and_it_is_not_loaded_again() {
+    let spares = SparePolicy { min: 3, max: 3, keep_for: Duration::MAX };
+    for spares in [NO_SPARES, spares] {
+        let lab = Lab::new(Setup { spares, ..Setup::default() });
+        *lab.protocol.bind_time.lock().expect("lock") = secs(1);
+        let service = lab.serve(one());
+        settle().await;
+        let lost = spawn_call(&service, "/", secs(10));
+        settle().await;
+        lab.plan_bind_of("i-0", BindError::Lost { why: "the worker is gone".into() });
+        lab.crash("i-0", exited(7));
+        let error = lost.await.expect("no panic").expect_err("it did not load");
+        let expected = "the instance exited with status 7 while it loaded the function.";
+        assert!(error.to_string().ends_with(expected), "{error}");
+        assert_eq!(lab.executor.instances().iter().filter(|i| i.label.is_some()).count(), 0);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -227,6 +227,12 @@ impl Lab {
         self.protocol.binds.lock().expect("lock").push_back(error);
     }
 
+    /// What the bind of an instance says that is there already.
+    pub(crate) fn plan_bind_of(&self, id: &str, error: BindError) {
+        let connection = self.protocol.connection(&id.parse().expect("an id"));
+        *connection.bind.lock().expect("lock") = Some(error);
+    }
+
     /// Ends an instance as a crash would: its process, and so its connection.
     pub(crate) fn crash(&self, id: &str, exit: Exit) {
         let id: InstanceId = id.parse().expect("an id");
