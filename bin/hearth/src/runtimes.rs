@@ -403,6 +403,20 @@ mod tests {
     }
 
     #[test]
+    fn a_zygote_is_the_same_interpreter() {
+        let catalogue = Catalogue::load(None).expect("valid manifests");
+        let (python, _) = catalogue.named("python").expect("is built in");
+        let program = PathBuf::from("/opt/python/bin/python3");
+        let interpreter = Interpreter { program, version: "3.13.0".into(), prefix: None };
+        let zygote = python.zygote(&interpreter).expect("has one");
+        let command = python.command(&interpreter);
+        assert_eq!(zygote[0], "/opt/python/bin/python3");
+        assert_eq!(zygote[..command.len()], command[..], "with the same options");
+        let (node, _) = catalogue.named("node").expect("is built in");
+        assert_eq!(node.zygote(&interpreter), None);
+    }
+
+    #[test]
     fn a_runtime_may_be_named_with_a_version() {
         let catalogue = Catalogue::load(None).expect("valid manifests");
         for (text, expected) in [

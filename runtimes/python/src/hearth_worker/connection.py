@@ -30,7 +30,11 @@ def run(path, is_prepared=False):
     )
     # A terminal's Ctrl-C reaches every process of its group; the host decides when to end.
     signal(SIGINT, SIG_IGN)
-    if not is_prepared:
+    if is_prepared:
+        from .zygote import rehearse
+
+        rehearse()
+    else:
         prepare(lambda: _is_readable(sock))
     _serve(sock)
 
