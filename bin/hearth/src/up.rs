@@ -84,6 +84,7 @@ async fn up(settings: Settings, stop: &CancellationToken) -> anyhow::Result<()> 
         url: url.trim_end_matches('/').to_owned(),
         upload_bytes: 512 << 20,
         builds: 2,
+        deployments: 64,
         start_timeout: START_TIMEOUT,
         drain_timeout: DRAIN_TIMEOUT,
         bind_timeout: BIND_TIMEOUT,

@@ -16,7 +16,10 @@ use archive::UnpackLimits;
 use catalog::{CatalogError, NewDeployment};
 use executor::CallError;
 use model::{FunctionName, Settings};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::Instant,
+};
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -36,6 +39,8 @@ pub(crate) struct Upload {
     pub(crate) archive: Scratch,
     pub(crate) request: DeployRequest,
     pub(crate) settings: Settings,
+    /// Its place among the deployments under way.
+    pub(crate) place: OwnedSemaphorePermit,
 }
 
 /// The step that failed, and why.

@@ -38,6 +38,8 @@ pub struct PlatformConfig {
     pub upload_bytes: u64,
     /// Builds at once; others wait.
     pub builds: usize,
+    /// Deployments that are under way or wait; more are refused.
+    pub deployments: usize,
     /// How long a new deployment's first instance may take.
     pub start_timeout: Duration,
     /// How long the calls of a deployment that is replaced or removed may take.
@@ -72,6 +74,8 @@ pub struct Platform {
     pub(crate) workshop: Arc<dyn Workshop>,
     pub(crate) observers: Observers,
     pub(crate) builds: Semaphore,
+    /// Places for deployments that are under way or wait.
+    pub(crate) deployments: Arc<Semaphore>,
     pub(crate) tasks: TaskTracker,
     switchboard: Switchboard,
     functions: RwLock<HashMap<FunctionName, Known>>,
@@ -113,6 +117,7 @@ impl Platform {
         }
         let platform = Arc::new(Self {
             builds: Semaphore::new(config.builds),
+            deployments: Arc::new(Semaphore::new(config.deployments)),
             config,
             catalog,
             store,

@@ -91,6 +91,7 @@ struct DeployForm {
         (status = 400, description = "The form is not one", body = api::Problem),
         (status = 401, description = "The token is missing or wrong", body = api::Problem),
         (status = 413, description = "The source is too large", body = api::Problem),
+        (status = 429, description = "Too many deployments are under way", body = api::Problem),
         (status = 422, description = "The name or the settings are not right", body = api::Problem)
     )
 )]

@@ -36,7 +36,11 @@ pub(super) async fn deploy(
         name.parse().map_err(|error: model::InvalidId| Refusal::invalid(format!("{error}")))?;
     let mut form = form.map_err(|error| bad_form(&error))?;
     let platform = &shared.platform;
-    let (request, archive) = match receive(platform, &mut form).await {
+    let received = match platform.deployments.clone().try_acquire_owned() {
+        Ok(place) => receive(platform, &mut form).await.map(|received| (received, place)),
+        Err(_) => Err(Refusal::busy("Too many deployments are under way.")),
+    };
+    let ((request, archive), place) = match received {
         Ok(received) => received,
         Err(refusal) => {
             platform.tasks.spawn(timeout(PATIENCE, discard(form)));
@@ -44,7 +48,7 @@ pub(super) async fn deploy(
         }
     };
     let settings = settings(platform, &name, &request).await?;
-    Ok(lines(platform.deploy(name, Upload { archive, request, settings })))
+    Ok(lines(platform.deploy(name, Upload { archive, request, settings, place })))
 }
 
 /// Reads what is left of a refused form: who is still sending would not see the refusal.
