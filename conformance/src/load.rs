@@ -81,6 +81,11 @@ impl Outcomes {
         self.statuses.iter().filter(|(status, _)| **status != 200).map(|(_, count)| count).sum()
     }
 
+    /// How many calls there were.
+    pub fn count(&self) -> usize {
+        self.statuses.values().sum()
+    }
+
     fn note(&mut self, outcome: anyhow::Result<Response>) {
         const REASONS: usize = 5;
         let (status, reason) = match outcome {

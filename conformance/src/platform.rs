@@ -304,7 +304,7 @@ impl Platform {
     /// The processes of an instance, that of its sandbox included.
     pub fn processes(&self, instance: &str) -> Vec<Process> {
         let mut family = self.process().descendants();
-        family.retain(|process| process.group_names().iter().any(|name| name == instance));
+        family.retain(|process| process.groups().iter().any(|group| group.ends_with(instance)));
         family
     }
 

@@ -40,11 +40,19 @@ impl Process {
         String::from_utf8_lossy(&bytes).replace('\0', " ")
     }
 
-    /// The last parts of its control groups' names.
-    pub fn group_names(&self) -> Vec<String> {
+    /// Directories of its control groups.
+    pub fn groups(&self) -> Vec<PathBuf> {
         let text = fs::read_to_string(format!("/proc/{}/cgroup", self.pid)).unwrap_or_default();
-        let names = text.lines().filter_map(|line| line.rsplit('/').next());
-        names.map(str::to_owned).collect()
+        // hierarchy:controllers:path; there are no controllers for version 2.
+        let groups = text.lines().filter_map(|line| {
+            let (_, rest) = line.split_once(':')?;
+            let (controllers, path) = rest.split_once(':')?;
+            let mounted = Path::new("/sys/fs/cgroup");
+            let path = path.trim_start_matches('/');
+            let places = [mounted.join(controllers).join(path), mounted.join(path)];
+            places.into_iter().find(|place| !path.is_empty() && place.is_dir())
+        });
+        groups.collect()
     }
 
     /// Sends it a signal, such as `KILL`.

@@ -9,7 +9,7 @@ use conformance::{
     on_each_runtime,
     platform::{Finished, Platform, Source, fixture, request},
     process::Process,
-    wait,
+    server, wait,
 };
 use serde_json::json;
 
@@ -94,10 +94,14 @@ on_each_runtime! {
         let processes: Vec<Process> =
             platform.instances("first").iter().flat_map(|id| platform.processes(id)).collect();
 
+        let groups: Vec<_> = processes.iter().flat_map(Process::groups).collect();
+
         let removed = platform.command(&["rm", "first"]);
         assert_eq!(removed.code, Some(0), "{}", removed.errors);
         assert_eq!(remains(&platform), Vec::<String>::new());
         assert!(!processes.iter().any(Process::is_alive), "{processes:?}");
+        let kept: Vec<_> = groups.iter().filter(|group| group.exists()).collect();
+        assert!(kept.is_empty(), "{kept:?}");
         assert_eq!(platform.call("first", "/").status(), 404);
         assert_eq!(platform.ask("/v1/functions"), json!([]));
         assert_eq!(platform.command(&["rm", "first"]).code, Some(66));
@@ -156,6 +160,37 @@ on_each_runtime! {
         assert!(noted.count() >= 4, "{deployments:#}");
         platform.command(&["rm", "robust"]);
         assert_eq!(remains(&platform), Vec::<String>::new());
+    }
+
+    fn a_function_that_is_removed_lets_its_calls_finish(flavour: &Flavour) {
+        let platform = Platform::new();
+        platform.deploy("gone", &fixture(&flavour.runtime), &[]);
+        let load = Load::start(&platform, "gone", "/", 1);
+        let mut running = platform.connect();
+        running.send(&request("gone", "/sleep?ms=1500").bytes()).expect("send");
+        wait::until("the call runs", || platform.load("gone", "in_flight") >= 1);
+        let removed = platform.command(&["rm", "gone"]);
+        assert_eq!(removed.code, Some(0), "{}", removed.errors);
+        assert_eq!(running.response().expect("a response").status(), 200);
+        let outcomes = load.stop();
+        assert_eq!(outcomes.with(200) + outcomes.with(404), outcomes.count(), "{outcomes:?}");
+        assert_eq!(remains(&platform), Vec::<String>::new());
+    }
+
+    fn what_takes_too_much_memory_to_load_is_told_so(flavour: &Flavour) {
+        if server::adapter() != "sandbox" {
+            eprintln!("skipped: memory: only `sandbox` limits it");
+            return;
+        }
+        let platform = Platform::new();
+        let source = match flavour.runtime.as_str() {
+            "node" => Source::node(
+                "const all = []; for (;;) all.push(Buffer.alloc(1 << 20, 1));",
+            ),
+            _ => Source::of(&[("main.py", "all = []\nwhile True: all.append(b'x' * (1 << 20))")]),
+        };
+        let finished = platform.try_deploy("heavy", source.path(), &["--memory", "64MiB"]);
+        assert_not_deployed(&finished, "out of memory", "a load without end");
     }
 
     fn what_was_never_deployed_does_not_exist(flavour: &Flavour) {

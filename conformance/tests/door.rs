@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
     sync::mpsc,
     thread,
     time::Duration,
@@ -176,6 +177,27 @@ fn the_token_is_nowhere_to_be_read() {
     let found = found.output().expect("`grep` is on every system").stdout;
     let found = String::from_utf8_lossy(&found).into_owned();
     assert_eq!(found.trim(), platform.data().join("token").display().to_string());
+}
+
+#[test]
+fn values_of_variables_are_told_to_nobody_but_the_function() {
+    const SECRET: &str = "a-value-that-is-secret";
+    let platform = Platform::new();
+    let variable = format!("KEY={SECRET}");
+    platform.deploy("secret", &fixture(&Flavour::any().runtime), &["--env", &variable]);
+    assert_eq!(platform.call("secret", "/look").json()["environment"]["KEY"], SECRET);
+    let told = [
+        platform.said(),
+        platform.api("GET", "/v1/functions").text(),
+        platform.api("GET", "/v1/functions/secret").text(),
+        platform.command(&["show", "secret"]).output,
+        platform.command(&["logs", "secret"]).output,
+    ];
+    for text in told {
+        assert!(!text.contains(SECRET), "{text}");
+    }
+    let mode = std::fs::metadata(platform.data()).expect("its data").permissions().mode();
+    assert_eq!(mode & 0o077, 0, "nobody else looks into the data: {mode:o}");
 }
 
 #[test]

@@ -100,6 +100,44 @@ on_each_runtime! {
         assert_serves(&platform, "later");
     }
 
+    fn calls_work_again_after_all_but_the_launcher_was_killed(flavour: &Flavour) {
+        if !is_sandbox("instances that are killed with all they are made from") {
+            return;
+        }
+        let platform = deployed(flavour);
+        for _ in 0..3 {
+            let launcher = launcher(&platform);
+            let mut victims = platform.process().descendants();
+            victims.retain(|process| *process != launcher);
+            for victim in &victims {
+                victim.signal("KILL");
+            }
+            wait::until("they are gone", || !victims.iter().any(Process::is_alive));
+            wait::until("calls work again", || platform.call("drilled", "/").status() == 200);
+        }
+        platform.deploy("later", &fixture(&flavour.runtime), &[]);
+        assert_serves(&platform, "later");
+    }
+
+    fn an_instance_that_is_stopped_costs_its_calls_their_time_and_is_replaced(flavour: &Flavour) {
+        if !is_sandbox("an instance that is stopped") {
+            return;
+        }
+        let platform = Platform::new();
+        platform.deploy("frozen", &fixture(&flavour.runtime), &["--timeout", "1s"]);
+        assert_serves(&platform, "frozen");
+        let frozen = platform.instances("frozen");
+        for process in frozen.iter().flat_map(|instance| platform.processes(instance)) {
+            process.signal("STOP");
+        }
+        let late = platform.call("frozen", "/");
+        assert_eq!(late.status(), 504, "{}", late.text());
+        wait::until("calls work again", || platform.call("frozen", "/").status() == 200);
+        wait::until("it is gone", || {
+            !platform.instances("frozen").iter().any(|instance| frozen.contains(instance))
+        });
+    }
+
     fn a_daemon_that_was_killed_serves_the_same_functions_again(flavour: &Flavour) {
         let platform = deployed(flavour);
         platform.deploy("other", &fixture(&flavour.runtime), &["--env", "VERSION=other"]);

@@ -40,7 +40,7 @@ pub(crate) struct Upload {
     pub(crate) request: DeployRequest,
     pub(crate) settings: Settings,
     /// Its place among the deployments under way.
-    pub(crate) place: OwnedSemaphorePermit,
+    pub(crate) _place: OwnedSemaphorePermit,
 }
 
 /// The step that failed, and why.

@@ -48,7 +48,7 @@ pub(super) async fn deploy(
         }
     };
     let settings = settings(platform, &name, &request).await?;
-    Ok(lines(platform.deploy(name, Upload { archive, request, settings, place })))
+    Ok(lines(platform.deploy(name, Upload { archive, request, settings, _place: place })))
 }
 
 /// Reads what is left of a refused form: who is still sending would not see the refusal.

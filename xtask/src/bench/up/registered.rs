@@ -29,7 +29,6 @@ const ALONE: &str = "1 function";
 const COLUMNS: &[Column] = &[
     Column { key: "restart_ms", heading: "restart ms", decimals: 0 },
     Column { key: "idle_kib", heading: "idle RSS KiB", decimals: 0 },
-    Column { key: "idle_kib_each", heading: "KiB each", decimals: 2 },
     Column { key: "cold_ms", heading: "first call ms", decimals: 1 },
     Column { key: "p50_us", heading: "warm p50 µs", decimals: 1 },
     Column { key: "p99_us", heading: "p99 µs", decimals: 0 },
@@ -126,12 +125,9 @@ impl Lane {
         load::run(&plan)?;
         let outcome = load::run(&Plan { duration: effort.round, ..plan })?;
         let summary = outcome.latencies.summary();
-        #[expect(clippy::cast_precision_loss, reason = "thousands of functions")]
-        let count = self.functions.len() as f64;
         Ok(vec![
             restart.as_secs_f64() * 1e3,
             idle,
-            idle / count,
             cold.as_secs_f64() * 1e3,
             summary.p50_us,
             summary.p99_us,
