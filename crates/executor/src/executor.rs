@@ -2,10 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -16,10 +13,10 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::info;
 
 use crate::{
-    instance::{Engine, Running, Template},
+    hosting::Hosted,
+    instance::{Engine, Template},
     pool::{CallKey, InstanceKey, Order, Pool, PoolLimits, Refusal, ServiceKey},
     revision::{Revision, StartPhases},
     service::{Lease, Service},
@@ -87,10 +84,10 @@ pub(crate) struct Inner {
     state: Mutex<State>,
     stocks: Mutex<Vec<Arc<Stock>>>,
     /// Starts that are under way.
-    starting: watch::Sender<usize>,
+    pub(crate) starting: watch::Sender<usize>,
     /// Something failed, so the next tick may be due earlier.
-    touched: Notify,
-    tasks: TaskTracker,
+    pub(crate) touched: Notify,
+    pub(crate) tasks: TaskTracker,
     stop: CancellationToken,
 }
 
@@ -108,17 +105,6 @@ pub(crate) struct Known {
     pub(crate) revision: Arc<Revision>,
     pub(crate) cold_starts: Arc<AtomicU64>,
     closed: watch::Sender<bool>,
-}
-
-/// An instance of a service.
-pub(crate) struct Hosted {
-    pub(crate) service: ServiceKey,
-    pub(crate) since: Instant,
-    /// None while it is being started.
-    pub(crate) running: Option<Arc<Running>>,
-    /// Gives up the start.
-    give_up: CancellationToken,
-    is_stopped: bool,
 }
 
 impl State {
@@ -232,7 +218,7 @@ impl Inner {
         self.with_started(None, act)
     }
 
-    fn with_started<T>(
+    pub(crate) fn with_started<T>(
         self: &Arc<Self>,
         phases: Option<StartPhases>,
         act: impl FnOnce(&mut State) -> T,
@@ -286,93 +272,6 @@ impl Inner {
         undelivered
     }
 
-    fn begin_start(
-        self: &Arc<Self>,
-        state: &mut State,
-        service: ServiceKey,
-        instance: InstanceKey,
-    ) {
-        let Some(known) = state.services.get(&service) else { return };
-        let (give_up, since) = (CancellationToken::new(), Instant::now());
-        let hosted =
-            Hosted { service, since, running: None, give_up: give_up.clone(), is_stopped: false };
-        state.instances.insert(instance, hosted);
-        known.cold_starts.fetch_add(1, Ordering::Relaxed);
-        let (inner, revision) = (self.clone(), known.revision.clone());
-        self.tasks.spawn(async move { inner.host(&revision, instance, &give_up).await });
-    }
-
-    /// The whole life of an instance.
-    async fn host(
-        self: &Arc<Self>,
-        revision: &Revision,
-        instance: InstanceKey,
-        give_up: &CancellationToken,
-    ) {
-        let starting = Starting::begin(&self.starting);
-        let started = tokio::select! {
-            biased;
-            () = give_up.cancelled() => None,
-            started = revision.start(|| self.make_room_beside(&revision.stock)) => Some(started),
-        };
-        drop(starting);
-        let running = match started {
-            Some(Ok((running, phases))) => self.take_in(instance, Arc::new(running), phases),
-            Some(Err(cause)) => {
-                self.fail(instance, Some(cause));
-                None
-            }
-            None => {
-                self.fail(instance, None);
-                None
-            }
-        };
-        let Some(running) = running else { return };
-        let why = tokio::select! {
-            why = running.connection.closed() => why,
-            _ = running.gone() => "its process is gone".into(),
-        };
-        self.with_state(|state| state.pool.ended(instance, Instant::now()));
-        let exit = running.gone().await;
-        info!(function = revision.label, instance = %running.id, why, ?exit, "an instance ended");
-        self.with_state(|state| {
-            let hosted = state.instances.remove(&instance);
-            let was_asked = hosted.is_none_or(|hosted| hosted.is_stopped);
-            let has_worked = state.pool.see(instance).is_some_and(|seen| seen.taken > 0);
-            let crash = (!was_asked).then(|| crate::service::crash(exit, has_worked)).flatten();
-            state.pool.removed(instance, crash, Instant::now());
-        });
-        self.touched.notify_one();
-    }
-
-    /// An instance that has been bound. None if it was told to stop meanwhile.
-    fn take_in(
-        self: &Arc<Self>,
-        instance: InstanceKey,
-        running: Arc<Running>,
-        phases: StartPhases,
-    ) -> Option<Arc<Running>> {
-        self.with_started(Some(phases), |state| {
-            let hosted = state.instances.get_mut(&instance)?;
-            if hosted.is_stopped {
-                state.instances.remove(&instance);
-                state.pool.failed(instance, None, Instant::now());
-                return None;
-            }
-            hosted.running = Some(running.clone());
-            state.pool.started(instance, Instant::now());
-            Some(running)
-        })
-    }
-
-    fn fail(self: &Arc<Self>, instance: InstanceKey, cause: Option<protocol::CallError>) {
-        self.with_state(|state| {
-            state.instances.remove(&instance);
-            state.pool.failed(instance, cause, Instant::now());
-        });
-        self.touched.notify_one();
-    }
-
     /// Waits until a retired service has nothing left, and ends it once it is time.
     pub(crate) async fn close_by(
         self: &Arc<Self>,
@@ -416,7 +315,7 @@ impl Inner {
     }
 
     /// On a full host, an instance that must be launched takes the place of another's spare.
-    fn make_room_beside(&self, stock: &Arc<Stock>) {
+    pub(crate) fn make_room_beside(&self, stock: &Arc<Stock>) {
         let spares: usize = self.stocks().iter().map(|stock| stock.count()).sum();
         let live = self.lock().pool.live() as usize;
         if live + spares > self.config.limits.instances as usize {
@@ -431,31 +330,5 @@ impl Inner {
 
     fn stocks(&self) -> MutexGuard<'_, Vec<Arc<Stock>>> {
         self.stocks.lock().expect("no panic while the lock is held")
-    }
-}
-
-impl Hosted {
-    fn stop(&mut self, grace: Duration) {
-        self.is_stopped = true;
-        match &self.running {
-            Some(running) => running.retire(grace),
-            None => self.give_up.cancel(),
-        }
-    }
-}
-
-/// Counts a start as long as it is under way.
-struct Starting<'a>(&'a watch::Sender<usize>);
-
-impl<'a> Starting<'a> {
-    fn begin(count: &'a watch::Sender<usize>) -> Self {
-        count.send_modify(|count| *count += 1);
-        Self(count)
-    }
-}
-
-impl Drop for Starting<'_> {
-    fn drop(&mut self) {
-        self.0.send_modify(|count| *count -= 1);
     }
 }

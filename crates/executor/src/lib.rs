@@ -25,6 +25,7 @@
 //! environment or binds a port, so tests run the real executor in memory.
 
 mod executor;
+mod hosting;
 mod instance;
 mod outcome;
 mod pool;
