@@ -6,7 +6,7 @@
 use std::{
     ffi::OsStr,
     fs,
-    io::{BufRead, BufReader, Read},
+    io::{self, BufRead, BufReader, Read, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -406,6 +406,20 @@ fn keep(
         }
         text
     })
+}
+
+/// Whether instances are isolated and limited here; if not, a test that needs it is skipped.
+pub fn is_sandboxed(test: &str) -> bool {
+    let is_sandboxed = adapter() == "sandbox";
+    if !is_sandboxed {
+        skip(&format!("{test}: only in the adapter `sandbox`"));
+    }
+    is_sandboxed
+}
+
+/// Says that a test is skipped, and why, also where the test's own output is not shown.
+pub fn skip(why: &str) {
+    let _ = writeln!(io::stderr(), "skipped: {why}");
 }
 
 /// A request to a function, by its host name.

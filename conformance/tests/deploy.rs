@@ -7,16 +7,16 @@ use conformance::{
     flavour::Flavour,
     load::Load,
     on_each_runtime,
-    platform::{Finished, Platform, Source, fixture, request},
+    platform::{Finished, Platform, Source, fixture, is_sandboxed, request},
     process::Process,
-    server, wait,
+    wait,
 };
 use serde_json::json;
 
 /// Functions that cannot be served: files, and what the reason must name.
 type Broken = (&'static str, &'static [(&'static str, &'static str)], &'static str);
 
-const MISSING: &str = "https://127.0.0.1:1/nothing.tgz";
+const MISSING: &str = "file:///nothing/here.tgz";
 
 const BROKEN_NODE: [Broken; 4] = [
     ("syntax", &[("index.js", "module.exports = (")], "Syntax error"),
@@ -129,7 +129,7 @@ on_each_runtime! {
         let source = fixture(&flavour.runtime);
         platform.deploy("slow", &source, &["--env", "VERSION=old"]);
         let mut call = platform.connect();
-        call.send(&request("slow", "/sleep?ms=3000").bytes()).expect("send");
+        call.send(&request("slow", "/sleep?ms=1500").bytes()).expect("send");
         wait::until("the call runs", || platform.load("slow", "in_flight") == 1);
         platform.deploy("slow", &source, &["--env", "VERSION=new"]);
         assert_eq!(version(&platform, "slow"), "new");
@@ -178,8 +178,7 @@ on_each_runtime! {
     }
 
     fn what_takes_too_much_memory_to_load_is_told_so(flavour: &Flavour) {
-        if server::adapter() != "sandbox" {
-            eprintln!("skipped: memory: only `sandbox` limits it");
+        if !is_sandboxed("memory") {
             return;
         }
         let platform = Platform::new();

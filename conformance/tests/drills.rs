@@ -7,9 +7,9 @@ use conformance::{
     flavour::Flavour,
     load::Load,
     on_each_runtime,
-    platform::{Options, Platform, fixture, request},
+    platform::{Options, Platform, Source, fixture, is_sandboxed, request, skip},
     process::Process,
-    server::{self, Scratch},
+    server::Scratch,
     wait,
 };
 
@@ -24,18 +24,9 @@ fn assert_serves(platform: &Platform, name: &str) {
     assert_eq!(response.status(), 200, "{}", response.text());
 }
 
-/// Whether a test that needs the sandbox can do without.
-fn is_sandbox(test: &str) -> bool {
-    let is_sandbox = server::adapter() == "sandbox";
-    if !is_sandbox {
-        let _ = writeln!(std::io::stderr(), "skipped: {test}: only for the adapter `sandbox`");
-    }
-    is_sandbox
-}
-
 on_each_runtime! {
     fn only_the_calls_in_an_instance_that_is_killed_are_lost(flavour: &Flavour) {
-        if !is_sandbox("an instance that is killed") {
+        if !is_sandboxed("an instance that is killed") {
             return;
         }
         let platform = deployed(flavour);
@@ -59,7 +50,7 @@ on_each_runtime! {
     }
 
     fn a_call_is_not_run_twice_when_its_instance_is_killed(flavour: &Flavour) {
-        if !is_sandbox("a call runs once") {
+        if !is_sandboxed("a call runs once") {
             return;
         }
         let platform = deployed(flavour);
@@ -83,7 +74,7 @@ on_each_runtime! {
     }
 
     fn calls_work_again_after_the_launcher_was_killed(flavour: &Flavour) {
-        if !is_sandbox("a launcher that is killed") {
+        if !is_sandboxed("a launcher that is killed") {
             return;
         }
         let platform = deployed(flavour);
@@ -101,7 +92,7 @@ on_each_runtime! {
     }
 
     fn calls_work_again_after_all_but_the_launcher_was_killed(flavour: &Flavour) {
-        if !is_sandbox("instances that are killed with all they are made from") {
+        if !is_sandboxed("instances that are killed with all they are made from") {
             return;
         }
         let platform = deployed(flavour);
@@ -120,7 +111,7 @@ on_each_runtime! {
     }
 
     fn an_instance_that_is_stopped_costs_its_calls_their_time_and_is_replaced(flavour: &Flavour) {
-        if !is_sandbox("an instance that is stopped") {
+        if !is_sandboxed("an instance that is stopped") {
             return;
         }
         let platform = Platform::new();
@@ -190,7 +181,7 @@ fn a_deployment_that_was_interrupted_has_failed() {
     let platform = Platform::new();
     let source = fixture(&Flavour::any().runtime);
     platform.deploy("cut", &source, &["--env", "VERSION=1"]);
-    let endless = conformance::platform::Source::node("for (;;);");
+    let endless = Source::node("for (;;);");
     let arguments = ["deploy", endless.path().to_str().expect("text"), "--name", "cut"];
     let mut deploying = platform.prepared(&arguments).spawn().expect("hearth runs");
     wait::until("the deployment is being made", || {
@@ -229,8 +220,7 @@ impl SmallDisk {
         match mount.output() {
             Ok(output) if output.status.success() => Some(Self(scratch)),
             _ => {
-                let why = "skipped: a full disk: no file system can be mounted here";
-                let _ = writeln!(std::io::stderr(), "{why}");
+                skip("a full disk: no file system can be mounted here");
                 None
             }
         }
@@ -261,7 +251,7 @@ fn a_full_disk_fails_deployments_but_no_calls() {
         tail = [0; 1].as_slice();
     }
 
-    let large = conformance::platform::Source::of(&[
+    let large = Source::of(&[
         ("index.js", "module.exports = ({ res }) => res.text('large');"),
         ("noise.txt", &noise(1 << 20)),
     ]);
@@ -305,7 +295,7 @@ fn a_clock_that_is_set_loses_neither_calls_nor_deployments() {
     let clock = match Clock::new() {
         Ok(clock) => clock,
         Err(why) => {
-            let _ = writeln!(std::io::stderr(), "skipped: a clock that is set: {why}");
+            skip(&format!("a clock that is set: {why}"));
             return;
         }
     };
@@ -338,7 +328,7 @@ fn a_clock_that_is_set_loses_neither_calls_nor_deployments() {
         let differs = (updated_at(&platform, "changing") - before).abs() / 1000;
         if number == 0 && differs < YEAR / 2 {
             let why = "the program does not go by a clock of ours: it is linked statically";
-            let _ = writeln!(std::io::stderr(), "skipped: a clock that is set: {why}");
+            skip(&format!("a clock that is set: {why}"));
             return;
         }
         if seconds < 0 {

@@ -2,10 +2,9 @@
 
 use conformance::{
     client::Connection,
-    flavour::Flavour,
     on_each_runtime,
-    platform::{Platform, fixture, request},
-    server, wait,
+    platform::{Platform, fixture, is_sandboxed, request},
+    wait,
 };
 use serde_json::Value;
 
@@ -26,8 +25,7 @@ fn running_stream(platform: &Platform, name: &str) -> Connection {
 
 on_each_runtime! {
     fn an_instance_sees_nothing_of_another_function(flavour: &Flavour) {
-        if server::adapter() != "sandbox" {
-            eprintln!("skipped: isolation: only `sandbox` isolates");
+        if !is_sandboxed("isolation") {
             return;
         }
         let platform = Platform::new();
@@ -60,8 +58,7 @@ on_each_runtime! {
     }
 
     fn code_is_not_writable_and_stays_the_same(flavour: &Flavour) {
-        if server::adapter() != "sandbox" {
-            eprintln!("skipped: code that cannot be written: only in `sandbox`");
+        if !is_sandboxed("code that cannot be written") {
             return;
         }
         let platform = Platform::new();

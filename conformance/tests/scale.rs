@@ -7,8 +7,8 @@ use conformance::{
     flavour::Flavour,
     load::{Load, Outcomes, burst},
     on_each_runtime,
-    platform::{Platform, Source, fixture, request},
-    server, wait,
+    platform::{Platform, Source, fixture, is_sandboxed, request},
+    wait,
 };
 use serde_json::Value;
 
@@ -91,8 +91,7 @@ on_each_runtime! {
     }
 
     fn one_function_over_its_memory_is_told_so_and_disturbs_no_other(flavour: &Flavour) {
-        if server::adapter() != "sandbox" {
-            eprintln!("skipped: memory: only `sandbox` limits it");
+        if !is_sandboxed("memory") {
             return;
         }
         let platform = Platform::new();
@@ -174,7 +173,7 @@ fn a_host_that_is_busy_with_others_says_when_to_come_back() {
     platform.deploy("other", &source, &["--timeout", "1s"]);
     platform.deploy("long", &source, &[]);
     let mut long = platform.connect();
-    long.send(&request("long", "/sleep?ms=4000").bytes()).expect("send");
+    long.send(&request("long", "/sleep?ms=2500").bytes()).expect("send");
     wait::until("the call runs", || platform.load("long", "in_flight") == 1);
     let refused = platform.call("other", "/");
     assert_eq!(refused.status(), 429, "{}", refused.text());
@@ -196,8 +195,8 @@ fn a_function_that_is_busy_says_when_to_come_back() {
 
 #[test]
 fn many_cold_functions_at_once_are_all_served() {
-    const FUNCTIONS: usize = 12;
-    let platform = Platform::with(["--max-instances", "6"]);
+    const FUNCTIONS: usize = 8;
+    let platform = Platform::with(["--max-instances", "4"]);
     let source = Source::node("module.exports = ({ res }) => res.text(process.env.NAME);");
     let names: Vec<String> = (0..FUNCTIONS).map(|serial| format!("many-{serial}")).collect();
     for name in &names {
