@@ -1,4 +1,5 @@
 -- A deployment is immutable but for what becomes of it. A function exists from its first activation.
+-- Rows are numbered in the order of their making, whatever the clock says.
 CREATE TABLE deployments (
     id TEXT PRIMARY KEY,
     function TEXT NOT NULL,
@@ -10,9 +11,9 @@ CREATE TABLE deployments (
     artifact_bytes INTEGER NOT NULL DEFAULT 0,
     failure TEXT,
     created_at INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
-CREATE INDEX deployments_of_function ON deployments (function, created_at);
+CREATE INDEX deployments_of_function ON deployments (function);
 CREATE INDEX deployments_by_state ON deployments (state, artifact);
 CREATE UNIQUE INDEX one_active_deployment ON deployments (function) WHERE state = 'active';
 

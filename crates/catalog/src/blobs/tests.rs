@@ -96,6 +96,15 @@ fn a_sweep_removes_what_is_old_and_not_in_use() {
 }
 
 #[test]
+fn a_sweep_is_not_held_up_by_a_clock_that_was_set_back() {
+    let (_directory, blobs) = store();
+    let (digest, _) = blobs.put(&b"old"[..]).expect("stored");
+    let file = blobs.open_blob(&digest).expect("there");
+    file.set_modified(SystemTime::now() + Duration::from_secs(3600)).expect("set");
+    assert_eq!(blobs.sweep(&[], Duration::ZERO).expect("swept"), [digest]);
+}
+
+#[test]
 fn others_cannot_read_blobs() {
     use std::os::unix::fs::PermissionsExt;
     let (_directory, blobs) = store();

@@ -93,7 +93,7 @@ fn forget_old(transaction: &Transaction<'_>, function: &FunctionName) -> Result<
     let sql = "DELETE FROM deployments
          WHERE function = ?1 AND state IN ('superseded', 'failed') AND id NOT IN (
              SELECT id FROM deployments WHERE function = ?1
-             ORDER BY state IN ('pending', 'active') DESC, created_at DESC, id DESC LIMIT ?2)";
+             ORDER BY state IN ('pending', 'active') DESC, rowid DESC LIMIT ?2)";
     let kept = i64::try_from(KEPT_DEPLOYMENTS).unwrap_or(i64::MAX);
     transaction.prepare_cached(sql)?.execute(params![function.as_str(), kept])?;
     Ok(())
@@ -156,7 +156,7 @@ pub(super) fn of_function(
 ) -> Result<Vec<Deployment>, CatalogError> {
     let mut statement = connection.prepare_cached(
         "SELECT * FROM deployments WHERE function = ?1
-         ORDER BY created_at DESC, id DESC LIMIT ?2",
+         ORDER BY rowid DESC LIMIT ?2",
     )?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = statement.query_and_then(params![function.as_str(), limit], deployment)?;

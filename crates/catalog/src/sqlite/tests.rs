@@ -133,6 +133,17 @@ fn only_a_pending_deployment_changes() {
 }
 
 #[test]
+fn a_clock_that_was_set_back_does_not_change_which_deployment_is_newest() {
+    let lab = Lab::new();
+    for created_at in [100, 200, 50] {
+        let id = lab.begin("hello", created_at);
+        lab.catalog.fail(id, "no").expect("failed");
+    }
+    let newest_first: Vec<_> = lab.states("hello").into_iter().map(|(at, _)| at).collect();
+    assert_eq!(newest_first, [50, 200, 100]);
+}
+
+#[test]
 fn as_many_deployments_are_kept_as_said_and_the_active_one_always() {
     use DeploymentState::{Active, Failed, Pending};
     let lab = Lab::new();
