@@ -8,6 +8,7 @@ use std::{
     fs,
     io::{self, BufRead, BufReader, Read, Write},
     net::SocketAddr,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
@@ -415,6 +416,16 @@ pub fn is_sandboxed(test: &str) -> bool {
         skip(&format!("{test}: only in the adapter `sandbox`"));
     }
     is_sandboxed
+}
+
+/// Whether instances have control groups here, which tell their processes apart and explain how
+/// they ended; if not, a test that needs it is skipped.
+pub fn has_groups(test: &str) -> bool {
+    let is_root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
+    if !is_root {
+        skip(&format!("{test}: without root there may be no control groups"));
+    }
+    is_root && is_sandboxed(test)
 }
 
 /// Says that a test is skipped, and why, also where the test's own output is not shown.

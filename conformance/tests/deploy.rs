@@ -7,7 +7,7 @@ use conformance::{
     flavour::Flavour,
     load::Load,
     on_each_runtime,
-    platform::{Finished, Platform, Source, fixture, is_sandboxed, request},
+    platform::{Finished, Platform, Source, fixture, has_groups, request},
     process::Process,
     wait,
 };
@@ -178,7 +178,7 @@ on_each_runtime! {
     }
 
     fn what_takes_too_much_memory_to_load_is_told_so(flavour: &Flavour) {
-        if !is_sandboxed("memory") {
+        if !has_groups("memory") {
             return;
         }
         let platform = Platform::new();

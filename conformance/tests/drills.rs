@@ -7,7 +7,7 @@ use conformance::{
     flavour::Flavour,
     load::Load,
     on_each_runtime,
-    platform::{Options, Platform, Source, fixture, is_sandboxed, request, skip},
+    platform::{Options, Platform, Source, fixture, has_groups, is_sandboxed, request, skip},
     process::Process,
     server::Scratch,
     wait,
@@ -26,7 +26,7 @@ fn assert_serves(platform: &Platform, name: &str) {
 
 on_each_runtime! {
     fn only_the_calls_in_an_instance_that_is_killed_are_lost(flavour: &Flavour) {
-        if !is_sandboxed("an instance that is killed") {
+        if !has_groups("an instance that is killed") {
             return;
         }
         let platform = deployed(flavour);
@@ -50,7 +50,7 @@ on_each_runtime! {
     }
 
     fn a_call_is_not_run_twice_when_its_instance_is_killed(flavour: &Flavour) {
-        if !is_sandboxed("a call runs once") {
+        if !has_groups("a call runs once") {
             return;
         }
         let platform = deployed(flavour);
@@ -111,7 +111,7 @@ on_each_runtime! {
     }
 
     fn an_instance_that_is_stopped_costs_its_calls_their_time_and_is_replaced(flavour: &Flavour) {
-        if !is_sandboxed("an instance that is stopped") {
+        if !has_groups("an instance that is stopped") {
             return;
         }
         let platform = Platform::new();
