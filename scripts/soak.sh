@@ -15,10 +15,11 @@ fixtures=conformance/functions/platform
 every=10
 [ "$seconds" -ge 60 ] || { echo "at least 60 seconds" >&2; exit 64; }
 
-# What is watched, and by how much its mean may grow: percent, and units beside.
+# What is watched, and by how much its mean may grow: percent, and units beside. Data: the catalog's
+# write-ahead log fills up to 4 MiB before it is folded in, which in short runs is most of it.
 names=(rss_kib descriptors threads processes launcher_kib mounts cgroups data_kib)
 percent=(5 0 0 5 5 5 5 5)
-beside=(1024 5 2 4 1024 4 4 512)
+beside=(1024 5 2 4 1024 4 4 5120)
 
 work=$(mktemp --directory)
 mix=()

@@ -338,6 +338,9 @@ impl Drop for Platform {
         if thread::panicking() {
             let _ = daemon.child.kill();
             let _ = daemon.child.wait();
+            for process in family.iter().filter(|process| process.is_alive()) {
+                process.signal("KILL");
+            }
             eprintln!("the daemon said:\n{}", lock(&self.said));
             return;
         }

@@ -16,7 +16,7 @@ pub fn until(what: &str, holds: impl FnMut() -> bool) {
 }
 
 /// Returns whether `holds` does within [`PATIENCE`], as soon as it does.
-pub(crate) fn comes(mut holds: impl FnMut() -> bool) -> bool {
+pub fn comes(mut holds: impl FnMut() -> bool) -> bool {
     let attempts = PATIENCE.as_millis() / PAUSE.as_millis();
     (0..attempts).any(|_| {
         let does_hold = holds();

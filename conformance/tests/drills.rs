@@ -1,6 +1,9 @@
 //! What is lost, and what is not, when something is killed while calls come.
 
-use std::{io::Write, process::Command};
+use std::{
+    io::Write,
+    process::{Child, Command, Stdio},
+};
 
 use conformance::{
     clock::Clock,
@@ -197,6 +200,86 @@ fn a_deployment_that_was_interrupted_has_failed() {
     assert_eq!(newest["state"], "failed", "{deployments:#}");
     let reason = newest["failure"].as_str().unwrap_or_default();
     assert!(!reason.is_empty(), "{deployments:#}");
+}
+
+/// A deployment whose build has begun and does not end by itself.
+fn endless_build(platform: &Platform) -> Child {
+    let source = Source::of(&[
+        ("index.js", "module.exports = ({ res }) => res.empty();"),
+        ("package.json", r#"{"scripts": {"preinstall": "sleep 300"}}"#),
+    ]);
+    let arguments = ["deploy", source.path().to_str().expect("text"), "--name", "endless"];
+    let mut command = platform.prepared(&arguments);
+    let deploying = command.stderr(Stdio::null()).spawn().expect("hearth runs");
+    wait::until("the build runs", || {
+        let family = platform.process().descendants();
+        family.iter().any(|process| process.command_line().starts_with("sleep 300"))
+    });
+    deploying
+}
+
+#[test]
+fn a_signal_gives_up_builds() {
+    if Flavour::of("node").is_none() {
+        return;
+    }
+    let platform = Platform::new();
+    let mut deploying = endless_build(&platform);
+    let family = platform.process().descendants();
+    platform.signal("TERM");
+    assert_eq!(platform.wait_for_exit().code(), Some(0));
+    assert_ne!(deploying.wait().expect("our child").code(), Some(0));
+    wait::until("nothing is left", || !family.iter().any(Process::is_alive));
+}
+
+#[test]
+fn builds_end_with_a_daemon_that_is_killed() {
+    if Flavour::of("node").is_none() {
+        return;
+    }
+    let platform = Platform::new();
+    let mut deploying = endless_build(&platform);
+    let family = platform.process().descendants();
+    platform.signal("KILL");
+    platform.wait_for_exit();
+    deploying.wait().expect("our child");
+    let are_gone = wait::comes(|| !family.iter().any(Process::is_alive));
+    for process in family.iter().filter(|process| process.is_alive()) {
+        process.signal("KILL");
+    }
+    assert!(are_gone, "the build outlives its daemon");
+}
+
+#[test]
+fn deployments_that_hang_do_not_hold_up_others() {
+    if Flavour::of("node").is_none() {
+        return;
+    }
+    let platform = Platform::new();
+    let endless = Source::node("for (;;);");
+    let mut hanging: Vec<_> = (0..2)
+        .map(|serial| {
+            let name = format!("hanging-{serial}");
+            let folder = endless.path().to_str().expect("text");
+            let mut command = platform.prepared(&["deploy", folder, "--name", &name]);
+            command.stderr(Stdio::null()).spawn().expect("hearth runs")
+        })
+        .collect();
+    wait::until("both are being started", || {
+        let instances = platform.ask("/v1/instances");
+        let starting = |instance: &&serde_json::Value| instance["state"] == "starting";
+        instances.as_array().is_some_and(|all| all.iter().filter(starting).count() == 2)
+    });
+    let source = fixture("node");
+    let folder = source.to_str().expect("our paths are text");
+    let mut other = platform.prepared(&["deploy", folder, "--name", "other"]).spawn();
+    let other = other.as_mut().expect("hearth runs");
+    let is_over = wait::comes(|| other.try_wait().expect("our child").is_some());
+    platform.kill();
+    for deploying in hanging.iter_mut().chain([other]) {
+        deploying.wait().expect("our child");
+    }
+    assert!(is_over, "others wait for what hangs");
 }
 
 #[test]
