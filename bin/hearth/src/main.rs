@@ -10,6 +10,7 @@ mod runtimes;
 mod serve;
 mod source;
 mod state;
+mod supervisor;
 mod up;
 
 use std::process::ExitCode;
@@ -46,8 +47,10 @@ enum Command {
 
 fn main() -> ExitCode {
     // Before anything else: the launcher must stay single-threaded and small.
-    if std::env::args_os().nth(1).is_some_and(|word| word == parts::LAUNCHER) {
-        return adapter_sandbox::launcher_main();
+    match std::env::args_os().nth(1) {
+        Some(word) if word == parts::LAUNCHER => return adapter_sandbox::launcher_main(),
+        Some(word) if word == supervisor::ARGUMENT => return supervisor::main(),
+        _ => {}
     }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,

@@ -3,12 +3,12 @@
 use std::{fs, io, os::unix::fs::lchown, path::Path, process::Stdio, time::Duration};
 
 use anyhow::Context;
-use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{io::AsyncReadExt, net::unix::pipe, process::Command, time::timeout};
 
 use crate::{
     exit::{Failure, Fatal},
     runtimes::{Interpreter, Runtime},
+    supervisor,
 };
 
 /// How long an install step may take.
@@ -94,13 +94,15 @@ pub(crate) async fn install(
     let program = interpreter.program.to_string_lossy();
     let line = runtime.install.replace("{program}", &program);
     output.say(format!("{manifest} found, installing: {line}\n"));
-    let mut command = Command::new("/bin/sh");
-    command.args(["-c", &line]).current_dir(copy).stdin(Stdio::null()).process_group(0);
+    let mut command = Command::new("/proc/self/exe");
+    command.args([supervisor::ARGUMENT, &line]).current_dir(copy).process_group(0);
+    // The supervisor ends what it started when this pipe does: with the future, or with us.
+    command.stdin(Stdio::piped());
     let printed = output.connect(&mut command)?;
-    let mut child = command.spawn().context("could not start a shell for the install step")?;
-    // Else the pipe would not end with the child.
+    let mut child = command.spawn().context("could not start the install step")?;
+    // Else the output's pipe would not end with the child.
     drop(command);
-    let _group = Group(child.id());
+    let _alive = child.stdin.take();
     let refused = |message: String| Fatal::new(Failure::Source, message);
     let ended = async { tokio::join!(child.wait(), output.pass_on(printed)).0 };
     let status = timeout(INSTALL_TIMEOUT, ended)
@@ -140,18 +142,6 @@ impl Output<'_> {
         let mut buffer = [0; 8192];
         while let Ok(read @ 1..) = printed.read(&mut buffer).await {
             listen(String::from_utf8_lossy(&buffer[..read]).into_owned());
-        }
-    }
-}
-
-/// A process group that ends when this is dropped.
-struct Group(Option<u32>);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let leader = self.0.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-        if let Some(leader) = leader {
-            let _ = kill_process_group(leader, Signal::KILL);
         }
     }
 }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     exit::{Failure, Fatal},
-    parts::{self, BIND_TIMEOUT, Chosen, DRAIN_TIMEOUT, Signals},
+    parts::{self, Chosen, DRAIN_TIMEOUT, Signals},
     runtimes::Catalogue,
     state::{self, OwnedDirectory},
 };
@@ -28,8 +28,8 @@ pub(crate) use settings::Arguments;
 use settings::Settings;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// How long the first instance of a new deployment may take.
-const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long the first instance of a new deployment may take, beside loading its code.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a request's head may take, and how long a connection may be idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -85,12 +85,19 @@ async fn up(settings: Settings, stop: &CancellationToken) -> anyhow::Result<()> 
         upload_bytes: 512 << 20,
         builds: 2,
         deployments: 64,
-        start_timeout: START_TIMEOUT,
+        start_timeout: settings.load_timeout + START_TIMEOUT,
         drain_timeout: DRAIN_TIMEOUT,
-        bind_timeout: BIND_TIMEOUT,
+        bind_timeout: settings.load_timeout,
         logs: settings.log_limits(),
     };
-    let parts = Parts { executor, switchboard, workshop: Arc::new(languages), metrics, spans };
+    let parts = Parts {
+        executor,
+        switchboard,
+        workshop: Arc::new(languages),
+        metrics,
+        spans,
+        stop: stop.clone(),
+    };
     let platform = Platform::open(config, parts)?;
     let administration =
         Administration { platform: platform.clone(), token, started, stop: stop.clone() };

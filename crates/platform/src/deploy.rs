@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use crate::{
     function::Current,
-    platform::{Platform, Source, describe},
+    platform::{Platform, Source, Turn, describe},
     store::{Pin, Scratch, StoreError},
     workshop::Plan,
 };
@@ -83,15 +83,19 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     async fn run(&self, upload: &Upload) -> Result<DeployEvent, Failure> {
         self.say("queue");
-        let lock = self.platform.lock(self.name);
-        let _changing = lock.lock().await;
+        let turn = self.platform.turn(self.name);
+        let _changing = turn.lock.lock().await;
         let place = self.platform.builds.acquire().await;
-        let _place = place.expect("the semaphore is never closed");
+        let place = place.expect("the semaphore is never closed");
 
         let (plan, source) = self.step("unpack", self.unpack(upload)).await?;
-        self.step("build", self.build(&plan, &source)).await?;
+        let build = self.unless_given_up(&turn, self.build(&plan, &source));
+        self.step("build", build).await?;
         let pin = self.step("store", self.store(source)).await?;
-        let current = self.step("start", self.start(&plan, pin, upload)).await?;
+        // Code that hangs while it loads holds up nobody else.
+        drop(place);
+        let start = self.unless_given_up(&turn, self.start(&plan, pin, upload));
+        let current = self.step("start", start).await?;
         self.switch(current).await
     }
 
@@ -225,6 +229,20 @@ impl Attempt<'_> {
             warn!(error = describe(&error), "could not note a failed deployment");
         }
         DeployEvent::Failed { step: step.into(), message: why }
+    }
+
+    /// Does what may take minutes only as long as it is wanted.
+    async fn unless_given_up<T>(
+        &self,
+        turn: &Turn,
+        work: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, String> {
+        tokio::select! {
+            biased;
+            () = turn.removal.cancelled() => Err("the function was removed meanwhile".into()),
+            () = self.platform.stop.cancelled() => Err("the daemon was stopped meanwhile".into()),
+            outcome = work => outcome,
+        }
     }
 
     async fn step<T>(

@@ -13,8 +13,8 @@ use front::{Functions, Target};
 use logs::{FunctionLog, LogError, LogLimits, LogStore};
 use model::{FunctionName, Settings};
 use telemetry::{Metrics, Spans};
-use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
+use tokio::{sync::Semaphore, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
@@ -24,6 +24,8 @@ use crate::{
     workshop::Workshop,
 };
 
+/// How long what was being done for the API may take.
+const LAST_TASKS: Duration = Duration::from_secs(5);
 /// How long the last spans may take.
 const LAST_SPANS: Duration = Duration::from_secs(2);
 
@@ -77,10 +79,20 @@ pub struct Platform {
     /// Places for deployments that are under way or wait.
     pub(crate) deployments: Arc<Semaphore>,
     pub(crate) tasks: TaskTracker,
+    /// Cancelled when the daemon is told to end.
+    pub(crate) stop: CancellationToken,
     switchboard: Switchboard,
     functions: RwLock<HashMap<FunctionName, Known>>,
-    /// Who changes a function holds its lock.
-    locks: Mutex<HashMap<FunctionName, Weak<tokio::sync::Mutex<()>>>>,
+    /// Who changes a function takes its turn.
+    turns: Mutex<HashMap<FunctionName, Weak<Turn>>>,
+}
+
+/// Changes of one function come one after the other.
+#[derive(Default)]
+pub(crate) struct Turn {
+    pub(crate) lock: tokio::sync::Mutex<()>,
+    /// The function is to be removed: whoever deploys it need not go on.
+    pub(crate) removal: CancellationToken,
 }
 
 #[derive(Clone)]
@@ -102,6 +114,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Sends spans.
     pub spans: Arc<Spans>,
+    /// Cancelled when the daemon is told to end: deployments are given up then.
+    pub stop: CancellationToken,
 }
 
 impl Platform {
@@ -126,20 +140,25 @@ impl Platform {
             workshop: parts.workshop,
             observers: Observers { metrics: parts.metrics, spans: parts.spans },
             tasks: TaskTracker::new(),
+            stop: parts.stop,
             switchboard: parts.switchboard,
             functions: RwLock::default(),
-            locks: Mutex::default(),
+            turns: Mutex::default(),
         });
         platform.store.sweep(&platform.catalog).map_err(artifacts)?;
         platform.serve_all()?;
         Ok(platform)
     }
 
-    /// Lets calls finish, ends all instances, and writes what is left to write.
+    /// Gives up deployments, lets calls finish, ends all instances, and writes what is left to
+    /// write.
     pub async fn shut_down(&self) {
+        self.stop.cancel();
         self.executor.shut_down(self.config.drain_timeout).await;
         self.tasks.close();
-        self.tasks.wait().await;
+        if timeout(LAST_TASKS, self.tasks.wait()).await.is_err() {
+            warn!("some requests of the API were not finished");
+        }
         self.logs.shutdown();
         let spans = self.observers.spans.clone();
         let _ = tokio::task::spawn_blocking(move || spans.shutdown(LAST_SPANS)).await;
@@ -225,16 +244,16 @@ impl Platform {
         log: Arc<FunctionLog>,
         current: Current,
     ) -> Option<Arc<Current>> {
-        let timeout = current.settings.timeout;
+        let limit = current.settings.timeout;
         let mut functions = self.functions.write().expect("no panic while the lock is held");
         if let Some(known) = functions.get_mut(&name) {
-            known.timeout = timeout;
+            known.timeout = limit;
             return Some(known.active.switch(current));
         }
         let active = Active::new(name.clone(), log, current, self.observers.clone());
         let active = Arc::new(active);
         let journal = Arc::new(FunctionJournal(active.clone()));
-        functions.insert(name, Known { active, journal, timeout });
+        functions.insert(name, Known { active, journal, timeout: limit });
         None
     }
 
@@ -254,10 +273,12 @@ impl Platform {
         functions.values().map(|known| known.active.clone()).collect()
     }
 
-    /// Removes a function with everything it had. False if there is no trace of it.
+    /// Removes a function with everything it had; a deployment of it that is under way fails.
+    /// False if there is no trace of it.
     pub(crate) async fn remove(self: &Arc<Self>, name: &FunctionName) -> Result<bool, StoreError> {
-        let lock = self.lock(name);
-        let _changing = lock.lock().await;
+        let turn = self.turn(name);
+        turn.removal.cancel();
+        let _changing = turn.lock.lock().await;
         let (platform, removed) = (self.clone(), name.clone());
         let was_there = self.blocking(move || Ok(platform.catalog.remove(&removed)?)).await?;
         let known = {
@@ -288,16 +309,18 @@ impl Platform {
         }
     }
 
-    /// The lock of whoever changes a function.
-    pub(crate) fn lock(&self, name: &FunctionName) -> Arc<tokio::sync::Mutex<()>> {
-        let mut locks = self.locks.lock().expect("no panic while the lock is held");
-        locks.retain(|_, lock| lock.strong_count() > 0);
-        if let Some(lock) = locks.get(name).and_then(Weak::upgrade) {
-            return lock;
+    /// Where those who change a function wait for their turn.
+    pub(crate) fn turn(&self, name: &FunctionName) -> Arc<Turn> {
+        let mut turns = self.turns.lock().expect("no panic while the lock is held");
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        let turn = turns.get(name).and_then(Weak::upgrade);
+        // After a removal the turns begin anew.
+        if let Some(turn) = turn.filter(|turn| !turn.removal.is_cancelled()) {
+            return turn;
         }
-        let lock = Arc::new(tokio::sync::Mutex::new(()));
-        locks.insert(name.clone(), Arc::downgrade(&lock));
-        lock
+        let turn = Arc::<Turn>::default();
+        turns.insert(name.clone(), Arc::downgrade(&turn));
+        turn
     }
 
     /// Does something that waits for the disk, off the thread that serves calls.

@@ -9,7 +9,7 @@ use telemetry::Format;
 
 use crate::{
     exit::{Failure, Fatal},
-    parts::AdapterName,
+    parts::{AdapterName, BIND_TIMEOUT},
 };
 
 const EXAMPLES: &str = "\
@@ -53,6 +53,9 @@ pub(crate) struct Arguments {
     /// The most spares of each runtime [default: 8].
     #[arg(long, value_name = "N")]
     max_spares: Option<u32>,
+    /// How long the code of a function may take to load, such as `30s` [default: 1m].
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    load_timeout: Option<Duration>,
     /// What instances can reach unless their function says otherwise: `egress`, `none` or `host`
     /// [default: egress where the machine can give it, else none].
     #[arg(long)]
@@ -81,6 +84,8 @@ struct FileSettings {
     domain: Option<String>,
     max_instances: Option<u32>,
     max_spares: Option<u32>,
+    #[serde(with = "humantime_serde")]
+    load_timeout: Option<Duration>,
     network: Option<Network>,
     adapter: Option<AdapterName>,
     production: bool,
@@ -100,6 +105,7 @@ pub(crate) struct Settings {
     pub(crate) domain: Option<String>,
     pub(crate) max_instances: Option<u32>,
     pub(crate) max_spares: Option<u32>,
+    pub(crate) load_timeout: Duration,
     pub(crate) network: Option<Network>,
     pub(crate) adapter: AdapterName,
     pub(crate) runtimes: Option<PathBuf>,
@@ -175,6 +181,7 @@ impl Arguments {
             domain: self.domain.clone().or(file.domain),
             max_instances,
             max_spares,
+            load_timeout: self.load_timeout.or(file.load_timeout).unwrap_or(BIND_TIMEOUT),
             network: self.network.or(file.network),
             adapter,
             runtimes: self.runtimes.clone().or(file.runtimes),
