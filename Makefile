@@ -35,7 +35,7 @@ runtimes: ## The workers' own tests, in their languages
 
 conformance: ## The program from outside: black-box cases for every runtime
 	cargo build --package hearth
-	cargo test --package conformance
+	RUST_TEST_THREADS=4 cargo test --package conformance
 
 bench: setup build ## Measure; see docs/performance.md (ARGS="--quick" for a short run)
 	cargo xtask bench --hearth target/release/hearth $(ARGS)

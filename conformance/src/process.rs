@@ -34,6 +34,13 @@ impl Process {
         !self.is_alive() && !Path::new("/proc").join(self.pid.to_string()).exists()
     }
 
+    /// Whether it has another number in a PID namespace of its own (proc_pid_status(5)).
+    pub fn has_own_pids(&self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        numbers.is_some_and(|numbers| numbers.split_whitespace().count() > 1)
+    }
+
     /// What it was started with.
     pub fn command_line(&self) -> String {
         let bytes = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();

@@ -166,7 +166,12 @@ impl Server {
     /// The workers of its instances, bound or not.
     pub fn workers(&self) -> Vec<Process> {
         let mut descendants = self.process.descendants();
-        descendants.retain(|process| process.command_line().contains("/src/worker."));
+        // A zygote has the command line of the workers that fork from it, and no namespace.
+        descendants.retain(|process| {
+            let command = process.command_line();
+            let is_zygote = command.contains("--zygote") && !process.has_own_pids();
+            command.contains("/src/worker.") && !is_zygote
+        });
         descendants
     }
 
