@@ -97,8 +97,8 @@ const FULL: Effort = Effort {
 };
 const QUICK: Effort = Effort {
     rounds: 2,
-    round: Duration::from_secs(1),
-    warm_up: Duration::from_millis(300),
+    round: Duration::from_millis(300),
+    warm_up: Duration::from_millis(100),
     samples: 10,
     bursts: 2,
     room: 4,
