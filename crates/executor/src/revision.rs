@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use model::{InstanceId, Limits, Phases, Scale};
+use model::{InstanceId, Limits, Phases, Scale, describe};
 use protocol::{BindError, Binding, CallError};
 use tokio::time::{Instant, timeout};
 use tracing::warn;
@@ -10,7 +10,7 @@ use tracing::warn;
 use crate::{
     instance::{Running, StartError, is_ours},
     pool::Policy,
-    stock::{Stock, describe},
+    stock::Stock,
 };
 
 /// A function's code and settings, as they do not change while they are served.

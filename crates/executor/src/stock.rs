@@ -10,7 +10,7 @@ use std::{
 };
 
 use autoscaler::{ColdStarts, Rate, SparePolicy};
-use model::{InstanceId, LaunchSpec};
+use model::{InstanceId, LaunchSpec, describe};
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, timeout},
@@ -234,16 +234,4 @@ impl Stock {
     fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
         self.waiting.lock().expect("no panic while the lock is held")
     }
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -3,12 +3,14 @@
 //! Data whose constructors check it. Nothing here does I/O, so every other crate may use it.
 
 mod call;
+mod describe;
 mod id;
 mod launch;
 mod limits;
 mod settings;
 
 pub use call::{CallEnd, CallId, LogEvent, LogLine, LogSource, Outcome, Phases};
+pub use describe::describe;
 pub use id::{FunctionName, InstanceId, InvalidId, LogId};
 pub use launch::{Exit, ExitStatus, Instance, InstanceSocket, LaunchSpec, Usage, paths};
 pub use limits::{InvalidQuantity, Limits, Network, parse_cpus_milli, parse_size};

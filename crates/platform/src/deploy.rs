@@ -15,7 +15,7 @@ use api::{DeployEvent, DeployRequest};
 use archive::UnpackLimits;
 use catalog::{CatalogError, NewDeployment};
 use executor::CallError;
-use model::{FunctionName, Settings};
+use model::{FunctionName, Settings, describe};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
     time::Instant,
@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use crate::{
     function::Current,
-    platform::{Platform, Source, Turn, describe},
+    platform::{Platform, Source, Turn},
     store::{Pin, Scratch, StoreError},
     workshop::Plan,
 };

@@ -11,7 +11,7 @@ use catalog::{Catalog, CatalogError, SqliteCatalog};
 use executor::{Executor, Revision, Service};
 use front::{Functions, Target};
 use logs::{FunctionLog, LogError, LogLimits, LogStore};
-use model::{FunctionName, Settings};
+use model::{FunctionName, Settings, describe};
 use telemetry::{Metrics, Spans};
 use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -358,16 +358,4 @@ impl Functions for Platform {
             timeout: *timeout,
         })
     }
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -5,12 +5,12 @@ use axum::{
     response::Response,
 };
 use logs::Follower;
-use model::{CallId, LogLine};
+use model::{CallId, LogLine, describe};
 use tokio::sync::mpsc::{Sender, channel};
 use tokio_util::sync::CancellationToken;
 
 use super::{Shared, handlers::named, lines::lines, problem::Refusal};
-use crate::{platform::describe, store::StoreError};
+use crate::store::StoreError;
 
 /// Lines on their way to a reader.
 const WINDOW: usize = 256;

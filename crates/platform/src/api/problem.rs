@@ -6,9 +6,10 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
+use model::describe;
 use tracing::warn;
 
-use crate::{platform::describe, store::StoreError};
+use crate::store::StoreError;
 
 /// Why a request is refused, with its status.
 pub(super) struct Refusal {

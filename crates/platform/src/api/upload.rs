@@ -9,13 +9,13 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use model::{FunctionName, Settings};
+use model::{FunctionName, Settings, describe};
 use tokio::time::timeout;
 
 use super::{Shared, lines::lines, problem::Refusal};
 use crate::{
     deploy::Upload,
-    platform::{Platform, describe},
+    platform::Platform,
     store::{Scratch, StoreError},
 };
 
