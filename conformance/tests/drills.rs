@@ -233,6 +233,19 @@ fn a_signal_gives_up_builds() {
 }
 
 #[test]
+fn a_removal_gives_up_the_deployment_under_way_and_no_later_one() {
+    if Flavour::of("node").is_none() {
+        return;
+    }
+    let platform = Platform::new();
+    let mut deploying = endless_build(&platform);
+    assert_eq!(platform.command(&["rm", "endless"]).code, Some(0));
+    assert_ne!(deploying.wait().expect("our child").code(), Some(0));
+    platform.deploy("endless", &fixture("node"), &[]);
+    assert_serves(&platform, "endless");
+}
+
+#[test]
 fn builds_end_with_a_daemon_that_is_killed() {
     if Flavour::of("node").is_none() {
         return;

@@ -17,7 +17,7 @@ use catalog::{CatalogError, NewDeployment};
 use executor::CallError;
 use model::{FunctionName, Settings, describe};
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::{OwnedSemaphorePermit, mpsc, watch},
     time::Instant,
 };
 use tracing::{info, warn};
@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use crate::{
     function::Current,
-    platform::{Platform, Source, Turn},
+    platform::{Platform, Source},
     store::{Pin, Scratch, StoreError},
     workshop::Plan,
 };
@@ -84,17 +84,19 @@ impl Attempt<'_> {
     async fn run(&self, upload: &Upload) -> Result<DeployEvent, Failure> {
         self.say("queue");
         let turn = self.platform.turn(self.name);
+        // A removal that was asked for earlier has its turn first.
+        let mut removals = turn.removals.subscribe();
         let _changing = turn.lock.lock().await;
         let place = self.platform.builds.acquire().await;
         let place = place.expect("the semaphore is never closed");
 
         let (plan, source) = self.step("unpack", self.unpack(upload)).await?;
-        let build = self.unless_given_up(&turn, self.build(&plan, &source));
+        let build = self.unless_given_up(&mut removals, self.build(&plan, &source));
         self.step("build", build).await?;
         let pin = self.step("store", self.store(source)).await?;
         // Code that hangs while it loads holds up nobody else.
         drop(place);
-        let start = self.unless_given_up(&turn, self.start(&plan, pin, upload));
+        let start = self.unless_given_up(&mut removals, self.start(&plan, pin, upload));
         let current = self.step("start", start).await?;
         self.switch(current).await
     }
@@ -234,12 +236,12 @@ impl Attempt<'_> {
     /// Does what may take minutes only as long as it is wanted.
     async fn unless_given_up<T>(
         &self,
-        turn: &Turn,
+        removals: &mut watch::Receiver<u64>,
         work: impl Future<Output = Result<T, String>>,
     ) -> Result<T, String> {
         tokio::select! {
             biased;
-            () = turn.removal.cancelled() => Err("the function was removed meanwhile".into()),
+            Ok(()) = removals.changed() => Err("the function was removed meanwhile".into()),
             () = self.platform.stop.cancelled() => Err("the daemon was stopped meanwhile".into()),
             outcome = work => outcome,
         }

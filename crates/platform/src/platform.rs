@@ -13,7 +13,10 @@ use front::{Functions, Target};
 use logs::{FunctionLog, LogError, LogLimits, LogStore};
 use model::{FunctionName, Settings, describe};
 use telemetry::{Metrics, Spans};
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
@@ -91,8 +94,8 @@ pub struct Platform {
 #[derive(Default)]
 pub(crate) struct Turn {
     pub(crate) lock: tokio::sync::Mutex<()>,
-    /// The function is to be removed: whoever deploys it need not go on.
-    pub(crate) removal: CancellationToken,
+    /// How often somebody wanted the function removed: whoever deploys it meanwhile need not go on.
+    pub(crate) removals: watch::Sender<u64>,
 }
 
 #[derive(Clone)]
@@ -277,7 +280,7 @@ impl Platform {
     /// False if there is no trace of it.
     pub(crate) async fn remove(self: &Arc<Self>, name: &FunctionName) -> Result<bool, StoreError> {
         let turn = self.turn(name);
-        turn.removal.cancel();
+        turn.removals.send_modify(|count| *count += 1);
         let _changing = turn.lock.lock().await;
         let (platform, removed) = (self.clone(), name.clone());
         let was_there = self.blocking(move || Ok(platform.catalog.remove(&removed)?)).await?;
@@ -313,9 +316,7 @@ impl Platform {
     pub(crate) fn turn(&self, name: &FunctionName) -> Arc<Turn> {
         let mut turns = self.turns.lock().expect("no panic while the lock is held");
         turns.retain(|_, turn| turn.strong_count() > 0);
-        let turn = turns.get(name).and_then(Weak::upgrade);
-        // After a removal the turns begin anew.
-        if let Some(turn) = turn.filter(|turn| !turn.removal.is_cancelled()) {
+        if let Some(turn) = turns.get(name).and_then(Weak::upgrade) {
             return turn;
         }
         let turn = Arc::<Turn>::default();
