@@ -160,17 +160,17 @@ impl Executor {
     /// or the first call, but what it wants at the least.
     pub fn serve(&self, revision: Revision) -> Service {
         let policy = revision.policy();
-        let revision = Arc::new(revision);
         let (closed, cold_starts) = (watch::Sender::new(false), Arc::new(AtomicU64::new(0)));
         let is_closed = closed.subscribe();
-        let known = Known { revision: revision.clone(), cold_starts: cold_starts.clone(), closed };
+        let known =
+            Known { revision: Arc::new(revision), cold_starts: cold_starts.clone(), closed };
         let key = self.0.with_state(|state| {
             let key = state.pool.register(policy);
             state.services.insert(key, known);
             state.pool.warm(key, 0, Instant::now());
             key
         });
-        Service::new(self.0.clone(), key, revision, is_closed, cold_starts)
+        Service::new(self.0.clone(), key, is_closed, cold_starts)
     }
 
     /// The engine that instances run on.

@@ -25,7 +25,7 @@ use crate::{
     outcome::{CallError, Progress},
     pool::{Admission, CallKey, InstanceKey, Refusal, ServiceKey},
     report::Load,
-    revision::{Revision, StartPhases},
+    revision::StartPhases,
 };
 
 /// How often a call that did not reach an instance is tried again.
@@ -37,7 +37,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 pub struct Service {
     executor: Arc<Inner>,
     key: ServiceKey,
-    revision: Arc<Revision>,
     closed: watch::Receiver<bool>,
     cold_starts: Arc<AtomicU64>,
 }
@@ -46,16 +45,10 @@ impl Service {
     pub(crate) fn new(
         executor: Arc<Inner>,
         key: ServiceKey,
-        revision: Arc<Revision>,
         closed: watch::Receiver<bool>,
         cold_starts: Arc<AtomicU64>,
     ) -> Self {
-        Self { executor, key, revision, closed, cold_starts }
-    }
-
-    /// What is served.
-    pub fn revision(&self) -> &Revision {
-        &self.revision
+        Self { executor, key, closed, cold_starts }
     }
 
     /// Returns once an instance takes calls; starts one if there is none.

@@ -105,12 +105,6 @@ impl Stock {
         }
     }
 
-    /// Says that the runtime is in use, although nothing has been started yet.
-    pub fn expect_use(&self) {
-        self.lock().in_use_since = Instant::now();
-        self.touched.notify_one();
-    }
-
     pub(crate) fn ready_timeout(&self) -> Duration {
         self.template.ready_timeout
     }
