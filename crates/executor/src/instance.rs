@@ -271,15 +271,16 @@ impl Running {
         self.exit.borrow().is_some()
     }
 
-    /// How the instance ended, if it does so soon.
-    pub(crate) async fn epitaph(&self) -> Option<Exit> {
+    /// How the instance ended, if it does so soon and not because we killed it: then the reason
+    /// for that is more telling.
+    pub(crate) async fn own_end(&self) -> Option<Exit> {
         let mut exit = self.exit.clone();
         let ended = timeout(2 * LAST_WORDS, exit.wait_for(Option::is_some)).await;
-        ended.ok()?.ok().and_then(|exit| *exit)
+        ended.ok()?.ok().and_then(|exit| *exit).filter(|exit| !is_ours(*exit))
     }
 }
 
-/// Whether an instance ended because we killed it; then the reason for that is more telling.
+/// Whether an instance ended because we killed it.
 pub(crate) fn is_ours(exit: Exit) -> bool {
     !exit.out_of_memory && matches!(exit.status, ExitStatus::Signal(9) | ExitStatus::Unknown)
 }

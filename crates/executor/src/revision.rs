@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use crate::{
-    instance::{Running, StartError, is_ours},
+    instance::{Running, StartError},
     pool::Policy,
     stock::Stock,
 };
@@ -80,7 +80,8 @@ impl Revision {
                 }
                 // It may have ended while it waited; that is not the function's fault.
                 Err(StartError::Attach(_)) => {}
-                Err(StartError::Bind(BindError::Lost { .. })) if !has_word(&spare).await => {}
+                Err(StartError::Bind(BindError::Lost { .. }))
+                    if spare.own_end().await.is_none() => {}
                 Err(error) => {
                     let error = explained(error, &spare).await;
                     self.stock.note(true);
@@ -133,20 +134,12 @@ impl StartPhases {
     }
 }
 
-/// Whether an instance says by its end what went wrong.
-async fn has_word(running: &Running) -> bool {
-    running.epitaph().await.is_some_and(|exit| !is_ours(exit))
-}
-
 /// Says how the instance ended, where that is why it could not be bound.
 async fn explained(error: StartError, running: &Running) -> StartError {
     if !matches!(error, StartError::Bind(BindError::Lost { .. })) {
         return error;
     }
-    match running.epitaph().await {
-        Some(exit) if !is_ours(exit) => StartError::Ended(exit),
-        _ => error,
-    }
+    running.own_end().await.map_or(error, StartError::Ended)
 }
 
 fn unavailable(label: &str, error: &StartError) -> CallError {

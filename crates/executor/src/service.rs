@@ -296,11 +296,11 @@ async fn explain(error: protocol::CallError, lease: &Lease) -> protocol::CallErr
     if !matches!(error, protocol::CallError::Lost { .. }) {
         return error;
     }
-    match lease.running.epitaph().await {
-        Some(exit) if !is_ours(exit) => protocol::CallError::Lost {
+    match lease.running.own_end().await {
+        Some(exit) => protocol::CallError::Lost {
             why: format!("The instance {exit} while this call was running."),
         },
-        _ => error,
+        None => error,
     }
 }
 
