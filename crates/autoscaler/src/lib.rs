@@ -15,6 +15,12 @@ const FIRST_WAIT: Duration = Duration::from_millis(250);
 /// The longest wait: a person who has mended the cause should not have to wait for a coffee.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
+/// An instance that has served so many calls has lasted.
+const LASTING_CALLS: u64 = 100;
+/// An instance that has served and is as old as this has lasted: even if the next one is started
+/// at once, that is one start in ten seconds.
+const LASTING_LIFE: Duration = Duration::from_secs(10);
+
 /// What a function has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
@@ -28,6 +34,14 @@ pub struct Load {
 pub fn instances(load: Load, scale: &Scale) -> u32 {
     let calls = load.in_flight.saturating_add(load.waiting);
     calls.div_ceil(scale.concurrency.max(1)).max(scale.min).min(scale.max)
+}
+
+/// Whether an instance that ends by itself has done enough to be worth its start.
+///
+/// One that has not counts as a failure, also if it has served: a function that exits after each
+/// reply costs a start for every call. One that ends after a longer life may do so on purpose.
+pub fn has_lasted(served: u64, lived: Duration) -> bool {
+    served >= LASTING_CALLS || (served > 0 && lived >= LASTING_LIFE)
 }
 
 /// How long to wait before an instance is started again, after so many failures in a row.
@@ -105,6 +119,21 @@ mod tests {
             (u32::MAX, u32::MAX, scale(1, 0, 7), 7, "no overflow"),
         ] {
             assert_eq!(instances(Load { in_flight, waiting }, &scale), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn an_instance_has_lasted_once_it_was_worth_its_start() {
+        let seconds = Duration::from_secs;
+        for (served, lived, expected, why) in [
+            (0, seconds(0), false, "it ended at once"),
+            (0, seconds(3600), false, "it has never served"),
+            (1, seconds(1), false, "it ended after its first reply"),
+            (99, seconds(9), false, "soon after the start, and after few calls"),
+            (100, seconds(1), true, "many calls"),
+            (1, seconds(10), true, "a while"),
+        ] {
+            assert_eq!(has_lasted(served, lived), expected, "{why}");
         }
     }
 

@@ -81,9 +81,8 @@ impl Inner {
         self.with_state(|state| {
             let hosted = state.instances.remove(&instance);
             let was_asked = hosted.is_none_or(|hosted| hosted.is_stopped);
-            let has_worked = state.pool.see(instance).is_some_and(|seen| seen.taken > 0);
-            let crash = (!was_asked).then(|| crate::service::crash(exit, has_worked)).flatten();
-            state.pool.removed(instance, crash, Instant::now());
+            let own_end = if was_asked { None } else { crate::service::own_end(exit) };
+            state.pool.removed(instance, own_end, Instant::now());
         });
         self.touched.notify_one();
     }

@@ -281,6 +281,6 @@ impl Running {
 }
 
 /// Whether an instance ended because we killed it.
-pub(crate) fn is_ours(exit: Exit) -> bool {
+fn is_ours(exit: Exit) -> bool {
     !exit.out_of_memory && matches!(exit.status, ExitStatus::Signal(9) | ExitStatus::Unknown)
 }

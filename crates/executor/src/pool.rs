@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 pub use table::PoolLimits;
 pub(crate) use table::{
-    Admission, CallKey, InstanceKey, Order, Policy, Refusal, ServiceKey, State, Tally,
+    Admission, CallKey, Ended, InstanceKey, Order, Policy, Refusal, ServiceKey, State, Tally,
 };
 use table::{Service, Slot, small};
 
@@ -89,7 +89,7 @@ impl Pool {
         if slot.state != State::Starting {
             return;
         }
-        (slot.state, slot.used_at) = (State::Serving, now);
+        (slot.state, slot.since, slot.used_at) = (State::Serving, now, now);
         let service = slot.service;
         self.grant_waiting(service, now);
         self.settle(instance, now);
@@ -102,9 +102,11 @@ impl Pool {
         cause: Option<protocol::CallError>,
         now: Instant,
     ) {
-        let Some(service) = self.forget(instance) else { return };
+        let Some(Slot { service, .. }) = self.forget(instance) else { return };
         if let Some(cause) = cause {
-            self.blame(service, cause.clone(), now);
+            if let Some(known) = self.services.get_mut(&service) {
+                known.blame(cause.clone(), 0, now);
+            }
             self.refuse_hopeless(service, &cause);
         }
         self.go_on_without(service, now);
@@ -127,18 +129,26 @@ impl Pool {
         }
     }
 
-    /// An instance is gone and released; a crash says what happened.
+    /// An instance is gone and released. If nobody asked it to end, that is said with how it did;
+    /// whether it is held against its service is decided here.
     pub(crate) fn removed(
         &mut self,
         instance: InstanceKey,
-        crash: Option<protocol::CallError>,
+        own_end: Option<protocol::CallError>,
         now: Instant,
     ) {
-        let Some(service) = self.forget(instance) else { return };
-        if let Some(cause) = crash {
-            self.blame(service, cause.clone(), now);
-            if self.services.get(&service).is_some_and(|known| known.must_wait(now)) {
-                self.refuse_hopeless(service, &cause);
+        let Some(slot) = self.forget(instance) else { return };
+        let service = slot.service;
+        if let Some(known) = self.services.get_mut(&service) {
+            if slot.has_lasted(now) {
+                known.forgive(slot.since);
+            } else if let Some(cause) = own_end
+                && !slot.is_excused(now)
+            {
+                known.blame(cause.clone(), slot.served, now);
+                if known.is_hopeless(now) {
+                    self.refuse_hopeless(service, &cause);
+                }
             }
         }
         self.go_on_without(service, now);
@@ -206,6 +216,11 @@ impl Pool {
         next.map_or(COARSE, |next| next.clamp(Duration::from_millis(1), COARSE))
     }
 
+    /// Whether a service waits for its next attempt to start an instance.
+    pub(crate) fn backs_off(&self, service: ServiceKey) -> bool {
+        self.backing_off.contains(&service)
+    }
+
     /// Calls that run, and calls that wait, of all services.
     pub(crate) fn calls(&self) -> (u64, u64) {
         let in_flight = self.instances.values().map(|slot| u64::from(slot.in_flight)).sum();
@@ -227,14 +242,6 @@ impl Pool {
         self.feed(now);
         self.scale(service, now);
         self.close_if_done(service);
-    }
-
-    /// A service has failed once more.
-    fn blame(&mut self, service: ServiceKey, cause: protocol::CallError, now: Instant) {
-        let Some(known) = self.services.get_mut(&service) else { return };
-        known.failures = known.failures.saturating_add(1);
-        known.retry_at = Some(now + autoscaler::back_off(known.failures));
-        known.last_failure = Some(cause);
     }
 
     /// Starts what the calls of a service need.

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_core::Stream;
-use model::Exit;
+use model::{Exit, ExitStatus};
 use protocol::{Body, BodyError, BodyStream, Call, Reply};
 use tokio::{
     sync::{oneshot, watch},
@@ -21,9 +21,9 @@ use tokio::{
 
 use crate::{
     executor::{Inner, State},
-    instance::{Running, is_ours},
+    instance::Running,
     outcome::{CallError, Progress},
-    pool::{Admission, CallKey, InstanceKey, Refusal, ServiceKey},
+    pool::{Admission, CallKey, Ended, InstanceKey, Refusal, ServiceKey},
     report::Load,
     revision::StartPhases,
 };
@@ -68,26 +68,28 @@ impl Service {
         for _ in 0..MAX_TRIES {
             let mut lease = self.lease(call.deadline, progress).await?;
             progress.given_to(lease.running.id.clone());
+            let deadline = call.deadline;
             let (again, attempt) = copy(call);
             let begun = Instant::now();
             let outcome = lease.running.connection.call(attempt).await;
             progress.note(|phases| phases.call = begun.elapsed());
             match (outcome, again) {
                 (Err(error), Some(copy)) if error.is_safe_to_retry() => {
+                    lease.ended = Ended::Lost;
                     lease.instance_has_ended();
                     call = copy;
                     refused = Some(error);
                 }
                 (Ok(mut reply), _) => {
-                    lease.has_served = true;
                     if let Some(rest) = reply.body.rest.take() {
-                        reply.body.rest = Some(Box::pin(Holding { rest, _lease: lease }));
+                        reply.body.rest = Some(Box::pin(Holding { rest, deadline, lease }));
+                    } else {
+                        lease.ended = Ended::Served;
                     }
                     return Ok(reply);
                 }
                 (Err(error), _) => {
-                    // A function that throws is one that runs.
-                    lease.has_served = matches!(error, protocol::CallError::Failed { .. });
+                    lease.ended = how_it_ended(&error);
                     return Err(explain(error, &lease).await.into());
                 }
             }
@@ -154,6 +156,10 @@ impl Service {
             Admission::Waiting => {
                 let (sender, receiver) = oneshot::channel();
                 state.calls.insert(call, sender);
+                if state.pool.backs_off(self.key) {
+                    // The attempt that it waits for may be due before the next tick.
+                    self.executor.touched.notify_one();
+                }
                 Admitted::Later(call, receiver)
             }
             Admission::Refused(refusal) => Admitted::Never(refusal),
@@ -215,7 +221,8 @@ pub(crate) struct Lease {
     running: Arc<Running>,
     /// The start that it waited for.
     begun_with: Option<StartPhases>,
-    has_served: bool,
+    /// As long as nothing else is known, the call that it is for was given up.
+    ended: Ended,
     /// No call was made with it.
     is_unused: bool,
 }
@@ -230,11 +237,12 @@ impl Lease {
     ) -> Option<Self> {
         let hosted = state.instances.get(&instance);
         let Some(running) = hosted.and_then(|hosted| hosted.running.clone()) else {
-            state.pool.release(instance, false, Instant::now());
+            state.pool.release(instance, Ended::Lost, Instant::now());
             return None;
         };
         let executor = executor.clone();
-        Some(Self { executor, instance, running, begun_with, has_served: false, is_unused: false })
+        let ended = Ended::Abandoned;
+        Some(Self { executor, instance, running, begun_with, ended, is_unused: false })
     }
 
     /// The instance takes no more calls, which the table may not know yet.
@@ -245,11 +253,11 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let Self { instance, has_served, is_unused, .. } = *self;
+        let Self { instance, ended, is_unused, .. } = *self;
         let now = Instant::now();
         self.executor.with_state(|state| match is_unused {
             true => state.pool.give_back(instance, now),
-            false => state.pool.release(instance, has_served, now),
+            false => state.pool.release(instance, ended, now),
         });
     }
 }
@@ -304,10 +312,22 @@ async fn explain(error: protocol::CallError, lease: &Lease) -> protocol::CallErr
     }
 }
 
-/// What is to be said of an instance that nobody stopped. None if its end is no fault of its own.
-pub(crate) fn crash(exit: Exit, has_worked: bool) -> Option<protocol::CallError> {
-    let is_forgiven = has_worked && is_ours(exit);
-    (!is_forgiven).then(|| protocol::CallError::Unavailable {
+/// How a call came to its end that has no reply.
+fn how_it_ended(error: &protocol::CallError) -> Ended {
+    match error {
+        // A function that throws is one that runs.
+        protocol::CallError::Failed { .. } => Ended::Served,
+        protocol::CallError::TimedOut => Ended::Abandoned,
+        protocol::CallError::NotLoaded { .. }
+        | protocol::CallError::Lost { .. }
+        | protocol::CallError::Unavailable { .. } => Ended::Lost,
+    }
+}
+
+/// What is to be said of an instance that nobody stopped. None if the engine lost it.
+pub(crate) fn own_end(exit: Exit) -> Option<protocol::CallError> {
+    let is_lost = exit.status == ExitStatus::Unknown && !exit.out_of_memory;
+    (!is_lost).then(|| protocol::CallError::Unavailable {
         why: format!("The function's last instance {exit}."),
     })
 }
@@ -315,13 +335,23 @@ pub(crate) fn crash(exit: Exit, has_worked: bool) -> Option<protocol::CallError>
 /// A body that keeps its place until it has been read.
 struct Holding {
     rest: BodyStream,
-    _lease: Lease,
+    deadline: Option<Instant>,
+    lease: Lease,
 }
 
 impl Stream for Holding {
     type Item = Result<Bytes, BodyError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.rest.as_mut().poll_next(cx)
+        let piece = self.rest.as_mut().poll_next(cx);
+        match &piece {
+            Poll::Ready(None) => self.lease.ended = Ended::Served,
+            Poll::Ready(Some(Err(_))) => {
+                let is_late = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+                self.lease.ended = if is_late { Ended::Abandoned } else { Ended::Lost };
+            }
+            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
+        }
+        piece
     }
 }

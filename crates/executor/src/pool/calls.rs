@@ -3,7 +3,8 @@
 use tokio::time::Instant;
 
 use super::{
-    Admission, CallKey, InstanceKey, Order, Pool, PoolLimits, Refusal, ServiceKey, Slot, State,
+    Admission, CallKey, Ended, InstanceKey, Order, Pool, PoolLimits, Refusal, ServiceKey, Slot,
+    State,
 };
 
 impl Pool {
@@ -34,13 +35,24 @@ impl Pool {
     }
 
     /// A call is over: its reply has been passed on, or it was given up.
-    pub(crate) fn release(&mut self, instance: InstanceKey, has_served: bool, now: Instant) {
+    pub(crate) fn release(&mut self, instance: InstanceKey, ended: Ended, now: Instant) {
         let Some(slot) = self.instances.get_mut(&instance) else { return };
         slot.in_flight = slot.in_flight.saturating_sub(1);
         slot.used_at = now;
+        match ended {
+            Ended::Served => slot.served += 1,
+            Ended::Abandoned => slot.abandoned_at = Some(now),
+            Ended::Lost => {}
+        }
         let (service, state, in_flight) = (slot.service, slot.state, slot.in_flight);
-        if has_served && let Some(known) = self.services.get_mut(&service) {
-            (known.failures, known.last_failure, known.retry_at) = (0, None, None);
+        if ended == Ended::Served
+            && let Some(known) = self.services.get_mut(&service)
+        {
+            known.last_failure = None;
+            // Serving is not enough: the instance may end right after.
+            if slot.has_lasted(now) {
+                known.forgive(slot.since);
+            }
         }
         match state {
             State::Serving => {
@@ -54,7 +66,7 @@ impl Pool {
             }
             State::Draining | State::Starting | State::Stopping => {}
         }
-        if has_served && self.backing_off.contains(&service) {
+        if ended == Ended::Served && self.backing_off.contains(&service) {
             self.scale(service, now);
         }
     }
@@ -64,7 +76,7 @@ impl Pool {
         if let Some(slot) = self.instances.get_mut(&instance) {
             slot.taken = slot.taken.saturating_sub(1);
         }
-        self.release(instance, false, now);
+        self.release(instance, Ended::Lost, now);
     }
 
     /// Gives the calls that wait what room there is.
@@ -123,11 +135,12 @@ impl Pool {
     fn refusal(&self, service: ServiceKey, now: Instant) -> Option<Refusal> {
         let Some(known) = self.services.get(&service) else { return Some(Refusal::Gone) };
         let has_hope = known.instances.iter().any(|key| Slot::is_usable(&self.instances[key]));
-        if !has_hope && let (Some(at), Some(cause)) = (known.retry_at, &known.last_failure) {
+        if !has_hope
+            && known.is_hopeless(now)
+            && let (Some(at), Some(cause)) = (known.retry_at, &known.last_failure)
+        {
             let retry_after = at.saturating_duration_since(now);
-            if !retry_after.is_zero() {
-                return Some(Refusal::BackingOff { cause: cause.clone(), retry_after });
-            }
+            return Some(Refusal::BackingOff { cause: cause.clone(), retry_after });
         }
         let PoolLimits { waiting_per_function, waiting, .. } = self.limits;
         let is_full = known.waiting.len() >= waiting_per_function || self.waiting >= waiting;

@@ -78,14 +78,14 @@ impl Pool {
     }
 
     /// Takes an instance out of the table.
-    pub(super) fn forget(&mut self, instance: InstanceKey) -> Option<ServiceKey> {
+    pub(super) fn forget(&mut self, instance: InstanceKey) -> Option<Slot> {
         let slot = self.instances.remove(&instance)?;
         let place = if slot.is_live() { &mut self.live } else { &mut self.stopping };
         *place -= 1;
         if let Some(known) = self.services.get_mut(&slot.service) {
             known.instances.retain(|key| *key != instance);
         }
-        Some(slot.service)
+        Some(slot)
     }
 
     fn usable(&self, service: ServiceKey) -> u32 {
@@ -100,9 +100,7 @@ impl Pool {
 
     fn start(&mut self, service: ServiceKey, now: Instant) {
         let instance = self.new_key();
-        let state = State::Starting;
-        let slot = Slot { service, state, in_flight: 0, taken: 0, used_at: now };
-        self.instances.insert(instance, slot);
+        self.instances.insert(instance, Slot::new(service, now));
         self.live += 1;
         if let Some(known) = self.services.get_mut(&service) {
             known.instances.push(instance);

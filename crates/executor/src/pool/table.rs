@@ -77,14 +77,35 @@ pub(crate) enum Refusal {
     Failed(protocol::CallError),
 }
 
+/// How a call came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The function answered, or threw.
+    Served,
+    /// Nobody waits for it any more: its caller is gone, or its time is over. The worker may be
+    /// replaced for that.
+    Abandoned,
+    /// It was lost, or did not run.
+    Lost,
+}
+
+/// Calls wait for an attempt that is due so soon, if the function's instances have served before.
+const SHORT_WAIT: Duration = Duration::from_secs(1);
+/// An instance that ends so soon after a call of it was given up may have been replaced for that:
+/// a worker gets 250 ms to stop the call, and as long to end by itself.
+const EXCUSE: Duration = Duration::from_secs(2);
+
 pub(super) struct Service {
     pub(super) policy: Policy,
     pub(super) instances: Vec<InstanceKey>,
     pub(super) waiting: VecDeque<CallKey>,
-    /// In a row, without a call served in between.
+    /// In a row, without an instance in between that has lasted.
     pub(super) failures: u32,
+    pub(super) failed_at: Option<Instant>,
     pub(super) retry_at: Option<Instant>,
     pub(super) last_failure: Option<protocol::CallError>,
+    /// The last instance that failed had served calls before.
+    pub(super) has_served_before: bool,
     pub(super) is_retired: bool,
     pub(super) is_starved: bool,
 }
@@ -95,6 +116,12 @@ pub(super) struct Slot {
     pub(super) in_flight: u32,
     /// Calls it was given so far.
     pub(super) taken: u64,
+    /// Calls of those that it served.
+    pub(super) served: u64,
+    /// Since when it serves; before, since when it is being started.
+    pub(super) since: Instant,
+    /// When the last call was given up that it may still have been running.
+    pub(super) abandoned_at: Option<Instant>,
     /// When it last had something to do.
     pub(super) used_at: Instant,
 }
@@ -135,8 +162,10 @@ impl Service {
             instances: Vec::new(),
             waiting: VecDeque::new(),
             failures: 0,
+            failed_at: None,
             retry_at: None,
             last_failure: None,
+            has_served_before: false,
             is_retired: false,
             is_starved: false,
         }
@@ -146,9 +175,55 @@ impl Service {
     pub(super) fn must_wait(&self, now: Instant) -> bool {
         self.retry_at.is_some_and(|at| at > now)
     }
+
+    /// Whether the next attempt is so far away that calls are not to wait for it.
+    pub(super) fn is_hopeless(&self, now: Instant) -> bool {
+        // Instances that serve before they fail are worth a short wait.
+        let patience = if self.has_served_before { SHORT_WAIT } else { Duration::ZERO };
+        self.retry_at.is_some_and(|at| at > now + patience)
+    }
+
+    /// One more failure, of an instance that had served so many calls.
+    pub(super) fn blame(&mut self, cause: protocol::CallError, served: u64, now: Instant) {
+        self.failures = self.failures.saturating_add(1);
+        self.failed_at = Some(now);
+        self.retry_at = Some(now + autoscaler::back_off(self.failures));
+        self.last_failure = Some(cause);
+        self.has_served_before = served > 0;
+    }
+
+    /// An instance that serves since `since` has lasted: what failed before it is forgotten.
+    pub(super) fn forgive(&mut self, since: Instant) {
+        if self.failed_at.is_none_or(|failed_at| failed_at <= since) {
+            (self.failures, self.failed_at, self.retry_at) = (0, None, None);
+        }
+    }
 }
 
 impl Slot {
+    pub(super) fn new(service: ServiceKey, now: Instant) -> Self {
+        Self {
+            service,
+            state: State::Starting,
+            in_flight: 0,
+            taken: 0,
+            served: 0,
+            since: now,
+            abandoned_at: None,
+            used_at: now,
+        }
+    }
+
+    pub(super) fn has_lasted(&self, now: Instant) -> bool {
+        let lived = now.saturating_duration_since(self.since);
+        self.state != State::Starting && autoscaler::has_lasted(self.served, lived)
+    }
+
+    /// Whether it may end now because of a call that was given up.
+    pub(super) fn is_excused(&self, now: Instant) -> bool {
+        self.abandoned_at.is_some_and(|at| now.saturating_duration_since(at) <= EXCUSE)
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.state == State::Serving && self.in_flight == 0
     }

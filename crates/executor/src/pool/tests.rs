@@ -10,6 +10,11 @@ use world::{Step, World};
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let which = || any::<u16>().prop_map(usize::from);
     let register = (1..4_u32, 0..3_u32, 1..4_u32, proptest::bool::weighted(0.2));
+    let ended = prop_oneof![
+        2 => Just(Ended::Served),
+        1 => Just(Ended::Abandoned),
+        1 => Just(Ended::Lost),
+    ];
     let step = prop_oneof![
         2 => register.prop_map(|(concurrency, min, max, is_single_use)| {
             Step::Register { concurrency, min, max: max.max(min), is_single_use }
@@ -17,8 +22,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => which().prop_map(Step::Warm),
         12 => which().prop_map(Step::Call),
         2 => which().prop_map(Step::GiveUp),
-        8 => (which(), any::<bool>())
-            .prop_map(|(which, has_served)| Step::Release { which, has_served }),
+        8 => (which(), ended).prop_map(|(which, ended)| Step::Release { which, ended }),
         8 => which().prop_map(Step::Started),
         2 => which().prop_map(Step::Failed),
         2 => which().prop_map(Step::Ended),

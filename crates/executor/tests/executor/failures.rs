@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use adapter_fake::Fault;
-use executor::{CallError, SparePolicy};
+use executor::{CallError, Service, SparePolicy};
 use model::{Exit, ExitStatus, Scale};
 use protocol::BindError;
 use tokio::time::Instant;
@@ -101,6 +101,102 @@ async fn a_crash_loop_backs_off_and_says_why() {
     assert!(lab.adapter.launches() < 8, "{} launches", lab.adapter.launches());
     assert_eq!(errors[0], "The instance exited with status 1 while this call was running.");
     assert_eq!(errors[199], "The function's last instance exited with status 1.");
+}
+
+/// Serves `calls` calls, of which each ends its instance, as often as asked.
+async fn exit_after_replies(lab: &Lab, service: &Service, times: usize, calls: usize, exit: Exit) {
+    for _ in 0..times {
+        let mut last = None;
+        for _ in 0..calls {
+            last = call(service, "/", secs(10)).await.ok();
+        }
+        if let Some(id) = last {
+            lab.crash(&id, exit);
+        }
+        settle().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_function_that_ends_after_few_replies_backs_off_however_it_ends() {
+    for exit in [exited(0), exited(1), killed(false), killed(true)] {
+        for calls in [1, 5] {
+            let lab = Lab::new(Setup::default());
+            let service = lab.serve(one());
+            exit_after_replies(&lab, &service, 200, calls, exit).await;
+            assert!(lab.adapter.launches() < 8, "{exit}: {} launches", lab.adapter.launches());
+            let error = call(&service, "/", secs(10)).await.expect_err("it backs off");
+            let CallError::BackingOff { cause, retry_after } = error else { panic!("{error:?}") };
+            assert_eq!(cause.to_string(), format!("The function's last instance {exit}."));
+            assert!(retry_after > secs(1), "{retry_after:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_first_ends_calls_wait_a_moment_rather_than_fail() {
+    let lab = Lab::new(Setup::default());
+    let service = lab.serve(one());
+    for waits_millis in [0, 0, 250, 500, 1000] {
+        let begun = Instant::now();
+        let id = call(&service, "/", secs(10)).await.expect("served");
+        let waited = begun.elapsed().as_millis();
+        // The wait began a millisecond earlier, while this test settled.
+        assert!((waits_millis..=waits_millis + 50).contains(&(waited + 5)), "{waited}");
+        lab.crash(&id, exited(0));
+        settle().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_has_lasted_may_end_as_often_as_it_likes() {
+    let lab = Lab::new(Setup::default());
+    let service = lab.serve(one());
+    let begun = Instant::now();
+    exit_after_replies(&lab, &service, 50, 100, exited(0)).await;
+    assert_eq!(lab.adapter.launches(), 50, "each after a hundred calls");
+    assert!(begun.elapsed() < secs(1), "nobody waited");
+    for _ in 0..20 {
+        let id = call(&service, "/", secs(10)).await.expect("served");
+        tokio::time::sleep(secs(10)).await;
+        lab.crash(&id, exited(1));
+        settle().await;
+    }
+    assert_eq!(lab.adapter.launches(), 70, "each after ten seconds");
+    let id = call(&service, "/", secs(10)).await.expect("served");
+    lab.crash(&id, exited(1));
+    settle().await;
+    call(&service, "/", secs(10)).await.expect("a single end is forgiven");
+}
+
+#[tokio::test(start_paused = true)]
+async fn ends_that_were_asked_for_are_no_failures() {
+    let lab = Lab::new(Setup { instances: 1, ..Setup::default() });
+    let functions =
+        ["a", "b"].map(|label| std::sync::Arc::new(lab.executor.serve(lab.revision(label, one()))));
+    for _ in 0..20 {
+        for function in &functions {
+            call(function, "/", secs(10)).await.expect("in the place of the other");
+            assert!(function.load().trouble.is_none());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_that_go_away_do_not_make_a_function_back_off() {
+    let lab = Lab::new(Setup::default());
+    let service = lab.serve(one());
+    for _ in 0..20 {
+        let id = call(&service, "/", secs(10)).await.expect("served at once");
+        let given_up = spawn_call(&service, "/hang", secs(600));
+        settle().await;
+        given_up.abort();
+        settle().await;
+        // As it is replaced if it does not give the call up, too.
+        lab.crash(&id, killed(false));
+        settle().await;
+    }
+    assert_eq!(lab.adapter.launches(), 20);
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ pub(super) enum Step {
     Warm(usize),
     Call(usize),
     GiveUp(usize),
-    Release { which: usize, has_served: bool },
+    Release { which: usize, ended: Ended },
     Started(usize),
     Failed(usize),
     Ended(usize),
@@ -87,9 +87,9 @@ impl World {
             }),
             Step::Call(which) => self.with_service(which, Self::call),
             Step::GiveUp(which) => self.give_up(which),
-            Step::Release { which, has_served } => {
+            Step::Release { which, ended } => {
                 if let Some((_, instance)) = take(&mut self.running, which) {
-                    self.pool.release(instance, has_served, self.now);
+                    self.pool.release(instance, ended, self.now);
                 }
             }
             Step::Started(which) => {
@@ -273,7 +273,7 @@ impl World {
     /// Everything under way comes to its end.
     pub(super) fn finish(&mut self) {
         for _ in 0..1000 {
-            self.take(&Step::Release { which: 0, has_served: true });
+            self.take(&Step::Release { which: 0, ended: Ended::Served });
             self.take(&Step::Started(0));
             self.take(&Step::Failed(0));
             self.take(&Step::Removed { which: 0, is_crash: false });
