@@ -235,6 +235,8 @@ fn executor_config(arguments: &Arguments) -> ExecutorConfig {
     ExecutorConfig {
         limits: PoolLimits {
             instances: MAX_CALLS + spares,
+            // There is one function.
+            reserve: 0,
             waiting_per_function: MAX_CALLS as usize,
             waiting: MAX_CALLS as usize,
         },

@@ -139,10 +139,9 @@ fn executor(
     let engine = Engine::new(adapter.adapter(), protocol, outputs);
     let metrics = metrics.clone();
     let config = ExecutorConfig {
-        limits: PoolLimits {
-            instances: settings.max_instances.unwrap_or_else(data::usual_instances),
-            ..PoolLimits::default()
-        },
+        limits: PoolLimits::for_instances(
+            settings.max_instances.unwrap_or_else(data::usual_instances),
+        ),
         spares: SparePolicy {
             max: settings.max_spares.unwrap_or(SparePolicy::default().max),
             ..SparePolicy::default()

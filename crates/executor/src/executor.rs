@@ -192,7 +192,7 @@ impl Executor {
             let keys: Vec<_> = state.services.keys().copied().collect();
             let closed = keys.iter().map(|key| (*key, state.services[key].closed.subscribe()));
             let closed = closed.collect::<Vec<_>>();
-            keys.iter().for_each(|key| state.pool.retire(*key));
+            keys.iter().for_each(|key| state.pool.retire(*key, Instant::now()));
             closed
         });
         // No more spares, so that nothing is started on the way out.
@@ -281,7 +281,7 @@ impl Inner {
     ) {
         // The table drops its sender only after saying so.
         if tokio::time::timeout_at(deadline, closed.wait_for(|is| *is)).await.is_err() {
-            self.with_state(|state| state.pool.close(service));
+            self.with_state(|state| state.pool.close(service, Instant::now()));
             let _ = closed.wait_for(|is| *is).await;
         }
     }

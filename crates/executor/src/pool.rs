@@ -44,6 +44,8 @@ pub(crate) struct Pool {
     waiting: usize,
     /// Services that need an instance and found no room, longest first.
     starved: VecDeque<ServiceKey>,
+    /// Since when fewer places are left than are kept for functions that have none.
+    short_since: Option<Instant>,
     /// Services whose next attempt is not due.
     backing_off: HashSet<ServiceKey>,
     next_key: u64,
@@ -60,6 +62,7 @@ impl Pool {
             stopping: 0,
             waiting: 0,
             starved: VecDeque::new(),
+            short_since: None,
             backing_off: HashSet::new(),
             next_key: 0,
             orders: Vec::new(),
@@ -156,7 +159,7 @@ impl Pool {
 
     /// No new instances for a service from now on but for calls that come all the same; those it
     /// has end as soon as they are idle.
-    pub(crate) fn retire(&mut self, service: ServiceKey) {
+    pub(crate) fn retire(&mut self, service: ServiceKey, now: Instant) {
         let Some(known) = self.services.get_mut(&service) else { return };
         known.is_retired = true;
         if known.waiting.is_empty() {
@@ -167,10 +170,11 @@ impl Pool {
             }
         }
         self.close_if_done(service);
+        self.feed(now);
     }
 
     /// Ends a service whatever it does.
-    pub(crate) fn close(&mut self, service: ServiceKey) {
+    pub(crate) fn close(&mut self, service: ServiceKey, now: Instant) {
         let Some(known) = self.services.get_mut(&service) else { return };
         known.is_retired = true;
         let waiting = std::mem::take(&mut known.waiting);
@@ -182,6 +186,7 @@ impl Pool {
             self.stop(instance);
         }
         self.close_if_done(service);
+        self.feed(now);
     }
 
     /// Does what is due: stops what was idle for too long, makes the attempts that had to wait.
@@ -205,6 +210,7 @@ impl Pool {
             self.scale(service, now);
         }
         self.feed(now);
+        self.replenish(now);
     }
 
     /// How long until [`Pool::tick`] has something to do, at the latest.

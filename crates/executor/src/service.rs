@@ -108,7 +108,7 @@ impl Service {
     /// the same are served. Returns when nothing is left.
     pub async fn retire(&self, drain: Duration) {
         let deadline = Instant::now() + drain;
-        self.executor.with_state(|state| state.pool.retire(self.key));
+        self.executor.with_state(|state| state.pool.retire(self.key, Instant::now()));
         let mut closed = self.closed.clone();
         self.executor.close_by(self.key, &mut closed, deadline).await;
     }
@@ -210,7 +210,7 @@ enum Admitted {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        self.executor.with_state(|state| state.pool.retire(self.key));
+        self.executor.with_state(|state| state.pool.retire(self.key, Instant::now()));
     }
 }
 

@@ -17,6 +17,9 @@ impl Pool {
         if let Some(refusal) = self.refusal(service, now) {
             return Admission::Refused(refusal);
         }
+        if self.waiting >= self.limits.waiting {
+            self.displace();
+        }
         self.waiting += 1;
         if let Some(known) = self.services.get_mut(&service) {
             known.waiting.push_back(call);
@@ -56,6 +59,7 @@ impl Pool {
         }
         match state {
             State::Serving => {
+                self.pay_with(instance, now);
                 self.grant_waiting(service, now);
                 self.settle(instance, now);
             }
@@ -143,7 +147,25 @@ impl Pool {
             return Some(Refusal::BackingOff { cause: cause.clone(), retry_after });
         }
         let PoolLimits { waiting_per_function, waiting, .. } = self.limits;
-        let is_full = known.waiting.len() >= waiting_per_function || self.waiting >= waiting;
-        is_full.then_some(Refusal::Full { waiting: known.waiting.len() })
+        let own = known.waiting.len();
+        let is_full = own >= waiting_per_function
+            || (self.waiting >= waiting
+                && self.longest_queue().is_none_or(|(most, _)| most <= own + 1));
+        is_full.then_some(Refusal::Full { waiting: own })
+    }
+
+    /// The service with the most calls that wait.
+    fn longest_queue(&self) -> Option<(usize, ServiceKey)> {
+        self.services.iter().map(|(key, known)| (known.waiting.len(), *key)).max()
+    }
+
+    /// Refuses the call that came last of those of the service with the most that wait.
+    fn displace(&mut self) {
+        let Some((waiting, service)) = self.longest_queue() else { return };
+        let known = self.services.get_mut(&service);
+        if let Some(call) = known.and_then(|known| known.waiting.pop_back()) {
+            self.waiting -= 1;
+            self.orders.push(Order::Refuse { call, refusal: Refusal::Full { waiting } });
+        }
     }
 }

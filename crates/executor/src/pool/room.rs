@@ -1,8 +1,13 @@
 //! Who gets the places for instances, and who gives them up.
 
+use std::{cmp::Reverse, collections::HashMap, time::Duration};
+
 use tokio::time::Instant;
 
 use super::{InstanceKey, Order, Pool, ServiceKey, Slot, State, small};
+
+/// How long places for functions that have none must be missing before somebody else owes them.
+const SHORTAGE: Duration = Duration::from_secs(1);
 
 impl Pool {
     /// Starts instances until a service has `wanted`, as far as there is room and it is time.
@@ -25,23 +30,42 @@ impl Pool {
                 return self.starve(service);
             }
             self.start(service, now);
+            // One place at a time, as long as others want one, too.
+            if !self.starved.is_empty() && self.usable(service) < wanted {
+                return self.starve(service);
+            }
         }
     }
 
-    /// Gives services that found no room what has become free, longest waiting first.
+    /// Gives services that found no room what has become free: one place at a time, to the one that
+    /// has fewest; of equals, to the one that has waited longest.
     pub(super) fn feed(&mut self, now: Instant) {
-        for _ in 0..self.starved.len() {
-            let Some(service) = self.starved.pop_front() else { return };
-            if let Some(known) = self.services.get_mut(&service) {
-                known.is_starved = false;
-            }
+        while let Some(service) = self.take_hungriest() {
+            let before = self.places(service);
             self.scale(service, now);
-            // If it is starved again, it is at the end now; it goes back to where it was, and
-            // nobody behind it finds room either.
-            if self.starved.back() == Some(&service) {
+            // If it is starved again, it is at the end now.
+            let is_starved = self.starved.back() == Some(&service);
+            if is_starved && self.places(service) == before {
+                // It goes back to where it was, and nobody behind it finds room either.
                 self.starved.rotate_right(1);
                 return;
             }
+        }
+    }
+
+    /// Keeps some places for functions that have none: if too few are left, and nobody owes one
+    /// already, then whoever has most owes one.
+    pub(super) fn replenish(&mut self, now: Instant) {
+        let free = self.limits.instances - self.live;
+        let is_short = free + self.evictable() + self.owed() < self.limits.reserve;
+        if !is_short {
+            self.short_since = None;
+            return;
+        }
+        // A shortage that passes by itself is not worth an instance.
+        let since = *self.short_since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= SHORTAGE {
+            self.borrow(1);
         }
     }
 
@@ -72,9 +96,7 @@ impl Pool {
 
     /// Whether an idle instance is more than its service wants at the least.
     pub(super) fn may_go(&self, instance: InstanceKey) -> bool {
-        let service = self.instances[&instance].service;
-        let known = &self.services[&service];
-        known.is_retired || self.usable(service) > known.policy.scale.min
+        self.surplus(self.instances[&instance].service) > 0
     }
 
     /// Takes an instance out of the table.
@@ -115,16 +137,19 @@ impl Pool {
         if self.live + self.stopping >= self.limits.instances + slack {
             return false;
         }
-        if self.live < self.limits.instances {
+        let free = self.limits.instances - self.live;
+        // The last places are for those that have none.
+        let reserve = self.limits.reserve;
+        let may_have_one =
+            free > reserve || self.places(service) == 0 || free + self.evictable() > reserve;
+        if may_have_one && free > 0 {
             return true;
         }
-        if let Some(victim) = self.least_recently_used(service) {
+        if may_have_one && let Some(victim) = self.least_recently_used(service) {
             self.stop(victim);
             return true;
         }
-        if self.usable(service) == 0 {
-            self.share();
-        }
+        self.share(service);
         false
     }
 
@@ -137,23 +162,100 @@ impl Pool {
             .map(|(key, _)| *key)
     }
 
-    /// A service without any instance is owed a place by the one that has most, once what runs in
-    /// it is over.
-    fn share(&mut self) {
-        let is_draining = |slot: &&Slot| slot.state == State::Draining;
-        if self.instances.values().filter(is_draining).count() > self.starved.len() {
+    /// How many idle instances could make room for others.
+    fn evictable(&self) -> u32 {
+        let mut idle = HashMap::<ServiceKey, u32>::new();
+        for slot in self.instances.values().filter(|slot| slot.is_idle()) {
+            *idle.entry(slot.service).or_default() += 1;
+        }
+        idle.into_iter().map(|(service, idle)| idle.min(self.surplus(service))).sum()
+    }
+
+    /// How many of its usable instances a service does not want at the least.
+    fn surplus(&self, service: ServiceKey) -> u32 {
+        let known = &self.services[&service];
+        let min = if known.is_retired { 0 } else { known.policy.scale.min };
+        self.usable(service).saturating_sub(min)
+    }
+
+    /// A service that wants a place and finds none is owed one by whoever has two more or more.
+    fn share(&mut self, service: ServiceKey) {
+        // One for each that waits; the service itself may not be noted yet.
+        let is_noted = self.services.get(&service).is_some_and(|known| known.is_starved);
+        let waiting = small(self.starved.len()) + u32::from(!is_noted);
+        if self.owed() < waiting {
+            self.borrow(self.places(service) + 1);
+        }
+    }
+
+    /// The service with the most places, if it has more than `modest`, owes one of them: an instance
+    /// takes no more calls, and ends with its last or in the stead of another that is idle sooner.
+    /// A running call is never cut off.
+    fn borrow(&mut self, modest: u32) {
+        let mut holdings = HashMap::<ServiceKey, u32>::new();
+        for slot in self.instances.values().filter(|slot| slot.is_live() && !slot.is_owed) {
+            *holdings.entry(slot.service).or_default() += 1;
+        }
+        holdings.retain(|service, count| *count > modest && self.surplus(*service) > 0);
+        let serving = self.instances.iter().filter(|(_, slot)| slot.state == State::Serving);
+        let chosen = serving
+            .filter_map(|(key, slot)| {
+                let count = *holdings.get(&slot.service)?;
+                Some((count, Reverse(slot.in_flight), *key))
+            })
+            .max();
+        let Some((_, Reverse(in_flight), instance)) = chosen else { return };
+        if in_flight == 0 {
+            self.stop(instance);
+        } else if let Some(slot) = self.instances.get_mut(&instance) {
+            (slot.state, slot.is_owed) = (State::Draining, true);
+        }
+    }
+
+    /// An instance that has become idle pays what its service owes, and the one that was to pay
+    /// goes on.
+    pub(super) fn pay_with(&mut self, instance: InstanceKey, now: Instant) {
+        let Some(slot) = self.instances.get(&instance) else { return };
+        let Some(known) = self.services.get(&slot.service) else { return };
+        if !slot.is_idle() {
             return;
         }
-        let serving = self.instances.iter().filter(|(_, slot)| slot.state == State::Serving);
-        let richest = serving
-            .map(|(key, slot)| (self.usable(slot.service), *key))
-            .filter(|(count, key)| *count > 1 && self.may_go(*key))
-            .max();
-        if let Some((_, instance)) = richest
-            && let Some(slot) = self.instances.get_mut(&instance)
-        {
-            slot.state = State::Draining;
+        let owed = known.instances.iter().copied().find(|key| self.instances[key].owes());
+        if let Some(owed) = owed.and_then(|key| self.instances.get_mut(&key)) {
+            (owed.state, owed.is_owed) = (State::Serving, false);
+            self.stop(instance);
+            // Before its own service takes the place again.
+            self.feed(now);
         }
+    }
+
+    /// Instances that a service has, whatever they do, without those that end.
+    pub(super) fn places(&self, service: ServiceKey) -> u32 {
+        self.count(service, Slot::is_live)
+    }
+
+    /// Places that are owed and not yet free.
+    fn owed(&self) -> u32 {
+        small(self.instances.values().filter(|slot| slot.owes()).count())
+    }
+
+    /// The starved service that has the fewest places, longest waiting first.
+    fn take_hungriest(&mut self) -> Option<ServiceKey> {
+        let mut hungriest = None;
+        for (position, service) in self.starved.iter().enumerate() {
+            let places = self.places(*service);
+            if hungriest.is_none_or(|(fewest, _)| places < fewest) {
+                hungriest = Some((places, position));
+            }
+            if places == 0 {
+                break;
+            }
+        }
+        let service = self.starved.remove(hungriest?.1)?;
+        if let Some(known) = self.services.get_mut(&service) {
+            known.is_starved = false;
+        }
+        Some(service)
     }
 
     fn starve(&mut self, service: ServiceKey) {

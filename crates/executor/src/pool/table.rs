@@ -19,15 +19,28 @@ pub(crate) type CallKey = u64;
 pub struct PoolLimits {
     /// Instances at once, of all functions.
     pub instances: u32,
+    /// How many of these places are kept for functions that have none: a function that has one
+    /// takes another only if so many are left, free or with idle instances. Less than `instances`.
+    pub reserve: u32,
     /// Calls that wait for an instance of one function.
     pub waiting_per_function: usize,
-    /// Calls that wait, of all functions.
+    /// Calls that wait, of all functions. When they are so many, a function with fewer takes the
+    /// place of the last one of the function with most.
     pub waiting: usize,
+}
+
+impl PoolLimits {
+    /// The usual limits of a host for so many instances: an eighth of the places, and one at the
+    /// least, is kept for functions that have none. Where there is only one place, it is for all.
+    pub fn for_instances(instances: u32) -> Self {
+        let reserve = if instances < 2 { 0 } else { (instances / 8).max(1) };
+        Self { instances, reserve, waiting_per_function: 1024, waiting: 8192 }
+    }
 }
 
 impl Default for PoolLimits {
     fn default() -> Self {
-        Self { instances: 256, waiting_per_function: 1024, waiting: 8192 }
+        Self::for_instances(256)
     }
 }
 
@@ -124,6 +137,8 @@ pub(super) struct Slot {
     pub(super) abandoned_at: Option<Instant>,
     /// When it last had something to do.
     pub(super) used_at: Instant,
+    /// It drains to make room for others.
+    pub(super) is_owed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,7 +226,13 @@ impl Slot {
             since: now,
             abandoned_at: None,
             used_at: now,
+            is_owed: false,
         }
+    }
+
+    /// Whether it drains to make room for others.
+    pub(super) fn owes(&self) -> bool {
+        self.is_owed && self.state == State::Draining
     }
 
     pub(super) fn has_lasted(&self, now: Instant) -> bool {

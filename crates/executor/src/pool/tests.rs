@@ -1,10 +1,12 @@
 //! Random histories: whatever happens in whatever order, the table's promises hold after each step.
 
+mod fairness;
 mod world;
 
 use proptest::prelude::*;
 
 use super::*;
+use fairness::{Caller, Town};
 use world::{Step, World};
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -52,5 +54,56 @@ proptest! {
         world.retire_all();
         world.finish();
         world.check_empty();
+    }
+}
+
+/// The longest call of the hosts below, in milliseconds.
+const LONGEST: u64 = 60_000;
+
+fn callers(most: usize) -> impl Strategy<Value = Vec<Caller>> {
+    let caller = (1..30_u32, 1..4_u32, 0..200_000_u64)
+        .prop_map(|(calls, concurrency, from)| Caller { calls, concurrency, from });
+    proptest::collection::vec(caller, 1..=most)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 3_000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// As long as no more functions call than there are places, each of them has one after no
+    /// longer than the longest call takes, and what is on its way out needs to end.
+    #[test]
+    fn nobody_is_starved(
+        (instances, callers) in (1..10_u32).prop_flat_map(|n| (Just(n), callers(n as usize))),
+        is_kept in any::<bool>(),
+        durations in proptest::collection::vec(1..=LONGEST, 1..20),
+    ) {
+        let mut limits = PoolLimits::for_instances(instances);
+        if !is_kept {
+            limits.reserve = 0;
+        }
+        let town = Town::new(limits, &callers, durations);
+        let waited = town.live(600_000);
+        prop_assert!(waited <= LONGEST + 1100, "{waited} ms");
+    }
+
+    /// A function that comes to a host full of another's calls has its place at once.
+    #[test]
+    fn a_place_is_kept_for_whoever_comes(
+        instances in 2..40_u32,
+        concurrency in 1..4_u32,
+        newcomers in 1..10_usize,
+    ) {
+        let limits = PoolLimits::for_instances(instances);
+        let greedy = Caller { calls: 400, concurrency, from: 0 };
+        let newcomer = Caller { calls: 1, concurrency: 1, from: 5_000 };
+        let newcomers = newcomers.min((instances as usize / 8).max(1));
+        let callers: Vec<_> =
+            std::iter::once(greedy).chain(std::iter::repeat_n(newcomer, newcomers)).collect();
+        let waited = Town::new(limits, &callers, vec![LONGEST]).live(30_000);
+        prop_assert_eq!(waited, 0);
     }
 }

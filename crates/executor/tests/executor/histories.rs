@@ -46,7 +46,7 @@ fn plan(lab: &Lab, fault: u8) {
 
 async fn live(steps: Vec<Step>) {
     let spares = SparePolicy { min: 1, max: 2, keep_for: secs(5) };
-    let lab = Lab::new(Setup { instances: 3, waiting: 10, spares });
+    let lab = Lab::new(Setup { instances: 3, reserve: 1, waiting: 10, spares });
     let scale = |concurrency, min, max| Scale { concurrency, min, max, idle: secs(3) };
     let services = [("a", scale(1, 0, 3)), ("b", scale(3, 0, 2)), ("c", scale(2, 1, 1))]
         .map(|(label, scale)| std::sync::Arc::new(lab.executor.serve(lab.revision(label, scale))));

@@ -162,6 +162,7 @@ pub(crate) struct Lab {
 /// How a lab differs from the usual one.
 pub(crate) struct Setup {
     pub(crate) instances: u32,
+    pub(crate) reserve: u32,
     pub(crate) waiting: usize,
     pub(crate) spares: SparePolicy,
 }
@@ -170,7 +171,7 @@ pub(crate) const NO_SPARES: SparePolicy = SparePolicy { min: 0, max: 0, keep_for
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { instances: 100, waiting: 1000, spares: NO_SPARES }
+        Self { instances: 100, reserve: 0, waiting: 1000, spares: NO_SPARES }
     }
 }
 
@@ -190,8 +191,8 @@ impl Lab {
         let protocol = Arc::new(FakeProtocol::default());
         let engine =
             Engine::new(adapter.clone(), protocol.clone(), Arc::new(|_| Arc::new(Nowhere)));
-        let Setup { instances, waiting, spares } = setup;
-        let limits = PoolLimits { instances, waiting_per_function: waiting, waiting };
+        let Setup { instances, reserve, waiting, spares } = setup;
+        let limits = PoolLimits { instances, reserve, waiting_per_function: waiting, waiting };
         let config = ExecutorConfig { limits, spares, ..ExecutorConfig::default() };
         let executor = Executor::new(engine, config);
         Self { adapter, protocol, executor }

@@ -151,6 +151,79 @@ async fn a_function_without_a_place_gets_one_from_a_function_with_several() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn long_calls_of_one_function_leave_places_for_others() {
+    let lab = Lab::new(Setup { instances: 8, reserve: 1, ..Setup::default() });
+    let serve = |label, scale| std::sync::Arc::new(lab.executor.serve(lab.revision(label, scale)));
+    let greedy = serve("greedy", single(8));
+    let _long: Vec<_> = (0..100).map(|_| spawn_call(&greedy, "/sleep/60000", secs(600))).collect();
+    settle().await;
+    assert_eq!(greedy.load().serving, 7, "one place is kept");
+    for label in ["a", "b", "c", "d"] {
+        let modest = serve(label, one());
+        let begun = Instant::now();
+        call(&modest, "/", secs(15)).await.expect("in the place that is kept");
+        assert!(begun.elapsed() < secs(1), "{label}: {:?}", begun.elapsed());
+        settle().await;
+    }
+    assert_eq!(greedy.load().serving, 7, "no running call was cut off");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_that_is_kept_and_taken_is_paid_back_by_the_function_with_most() {
+    let lab = Lab::new(Setup { instances: 8, reserve: 1, ..Setup::default() });
+    let serve = |label, scale| std::sync::Arc::new(lab.executor.serve(lab.revision(label, scale)));
+    let greedy = serve("greedy", single(8));
+    let _long: Vec<_> = (0..100).map(|_| spawn_call(&greedy, "/sleep/60000", secs(600))).collect();
+    settle().await;
+    let mut others = Vec::new();
+    for label in ["a", "b", "c"] {
+        let other = serve(label, one());
+        others.push(spawn_call(&other, "/hang", secs(3600)));
+        settle().await;
+        assert_eq!(other.load().serving, 1, "{label} has a place at once");
+        tokio::time::sleep(secs(70)).await;
+    }
+    assert_eq!(greedy.load().serving, 4);
+    assert!(others.iter().all(|call| !call.is_finished()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn functions_that_want_more_than_there_is_get_equal_shares() {
+    let lab = Lab::new(Setup { instances: 9, reserve: 0, ..Setup::default() });
+    let serve = |label| std::sync::Arc::new(lab.executor.serve(lab.revision(label, single(9))));
+    let flood = |service, calls| {
+        (0..calls).map(|_| spawn_call(service, "/sleep/2000", secs(600))).collect::<Vec<_>>()
+    };
+    let functions = ["a", "b", "c"].map(serve);
+    // The first takes all, and its calls would wait before all others'.
+    let _first = flood(&functions[0], 900);
+    tokio::time::sleep(secs(1)).await;
+    let _others = [flood(&functions[1], 500), flood(&functions[2], 500)];
+    tokio::time::sleep(secs(10)).await;
+    for function in &functions {
+        assert_eq!(function.load().serving, 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_function_that_fills_the_queue_makes_room_for_others_that_wait() {
+    let lab = Lab::new(Setup { instances: 1, waiting: 8, ..Setup::default() });
+    let serve = |label| std::sync::Arc::new(lab.executor.serve(lab.revision(label, single(1))));
+    let [greedy, modest] = ["greedy", "modest"].map(serve);
+    let mut flood: Vec<_> = (0..9).map(|_| spawn_call(&greedy, "/sleep/1000", secs(600))).collect();
+    settle().await;
+    let modest = spawn_call(&modest, "/", secs(600));
+    settle().await;
+    let last = flood.pop().expect("nine");
+    let error = last.await.expect("no panic").expect_err("the last of too many");
+    assert!(matches!(&error, CallError::Busy { why, .. } if why.starts_with("8 calls")), "{error}");
+    modest.await.expect("no panic").expect("its turn comes");
+    for call in flood {
+        call.await.expect("no panic").expect("those that came before are served");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_single_use_instance_takes_one_call() {
     let lab = Lab::new(Setup::default());
     let mut revision = lab.revision("i", single(10));

@@ -21,7 +21,8 @@ pub(super) enum Step {
     Wait(u64),
 }
 
-const LIMITS: PoolLimits = PoolLimits { instances: 4, waiting_per_function: 5, waiting: 8 };
+const LIMITS: PoolLimits =
+    PoolLimits { instances: 4, reserve: 1, waiting_per_function: 5, waiting: 8 };
 const IDLE: Duration = Duration::from_secs(20);
 
 /// What the owner of a table knows, kept apart from the table.
@@ -41,6 +42,8 @@ pub(super) struct World {
     given_up: Vec<InstanceKey>,
     owner: BTreeMap<InstanceKey, ServiceKey>,
     was_closed: BTreeSet<ServiceKey>,
+    /// Starts of the last step: of services that had no instance, and of others.
+    starts: [u32; 2],
 }
 
 fn pick<T: Copy>(list: &[T], which: usize) -> Option<T> {
@@ -71,11 +74,13 @@ impl World {
             given_up: Vec::new(),
             owner: BTreeMap::new(),
             was_closed: BTreeSet::new(),
+            starts: [0; 2],
         }
     }
 
     /// Has a step happen, if it can, and compares.
     pub(super) fn take(&mut self, step: &Step) {
+        self.starts = [0; 2];
         match *step {
             Step::Register { concurrency, min, max, is_single_use } => {
                 let concurrency = if is_single_use { 1 } else { concurrency };
@@ -118,11 +123,11 @@ impl World {
             }
             Step::Retire(which) => self.with_service(which, |world, service| {
                 world.retired.insert(service);
-                world.pool.retire(service);
+                world.pool.retire(service, world.now);
             }),
             Step::Close(which) => self.with_service(which, |world, service| {
                 world.retired.insert(service);
-                world.pool.close(service);
+                world.pool.close(service, world.now);
                 world.obey();
                 assert!(!world.waiting.values().any(|other| *other == service));
             }),
@@ -133,6 +138,10 @@ impl World {
         }
         self.obey();
         self.check();
+        self.check_reserve();
+        if matches!(step, Step::Wait(_)) {
+            self.check_shares();
+        }
     }
 
     fn with_service(&mut self, which: usize, act: impl FnOnce(&mut Self, ServiceKey)) {
@@ -187,6 +196,8 @@ impl World {
                 Order::Start { service, instance } => {
                     let earlier = self.owner.insert(instance, service);
                     assert_eq!(earlier, None, "keys are not used twice");
+                    let has_others = self.live_of(service) > 0;
+                    self.starts[usize::from(has_others)] += 1;
                     self.starting.push(instance);
                 }
                 Order::Stop { instance } => self.stop(instance),
@@ -251,6 +262,75 @@ impl World {
         assert!(waiting == 0 || !serving.iter().any(has_room), "nobody waits at an open door");
     }
 
+    fn live_of(&self, service: ServiceKey) -> u32 {
+        let live = self.starting.iter().chain(&self.serving);
+        small(live.filter(|key| self.owner[key] == service).count())
+    }
+
+    /// Places that are free, and those that could be at once.
+    fn available(&self) -> u32 {
+        let is_idle = |key: &&InstanceKey| {
+            let is_busy = self.running.iter().any(|(_, other)| other == *key);
+            !is_busy && self.pool.instances[*key].state == State::Serving
+        };
+        let evictable = self.services.iter().map(|(service, policy)| {
+            let own = self.serving.iter().filter(|key| self.owner[key] == *service);
+            let idle = small(own.filter(is_idle).count());
+            let instances = self.pool.instances.values();
+            let usable = instances.filter(|slot| slot.service == *service && slot.is_usable());
+            let least = if self.retired.contains(service) { 0 } else { policy.scale.min };
+            idle.min(small(usable.count()).saturating_sub(least))
+        });
+        let free = LIMITS.instances - small(self.starting.len() + self.serving.len());
+        free + evictable.sum::<u32>()
+    }
+
+    /// The last places are for services that have none, and they get them at once.
+    fn check_reserve(&self) {
+        let [first, others] = self.starts;
+        let is_kept = self.available() + first >= LIMITS.reserve;
+        assert!(others == 0 || is_kept, "nobody grows into the places that are kept for others");
+        let on_the_way_out = self.leaving.len() + self.given_up.len();
+        let live = self.starting.len() + self.serving.len();
+        if live + on_the_way_out > LIMITS.instances as usize {
+            return;
+        }
+        for service in self.waiting.values() {
+            let known = &self.pool.services[service];
+            // How an instance that has just ended did so is known only once it is gone.
+            if known.instances.is_empty() && !known.must_wait(self.now) {
+                assert_eq!(self.available(), 0, "a first place is given while there is one");
+            }
+        }
+    }
+
+    /// Who has two places more than somebody who waits for one owes one.
+    fn check_shares(&self) {
+        let owed = self.pool.instances.values().filter(|slot| slot.owes());
+        let owed = small(owed.count());
+        assert!(owed <= small(self.services.len()));
+        for service in &self.pool.starved {
+            let own = self.live_of(*service);
+            let may_owe = |(other, policy): (&ServiceKey, &Policy)| {
+                let instances = self.pool.instances.values();
+                let own_instances = instances.filter(|slot| slot.service == *other);
+                let of =
+                    |is: &dyn Fn(&&Slot) -> bool| small(own_instances.clone().filter(is).count());
+                let least = if self.retired.contains(other) { 0 } else { policy.scale.min };
+                let is_serving = of(&|slot| slot.state == State::Serving) > 0;
+                is_serving
+                    && of(&|slot| slot.is_usable()) > least
+                    && of(&|slot| slot.is_live()) > own + 1
+            };
+            let live = self.starting.len() + self.serving.len();
+            let on_the_way_out = self.leaving.len() + self.given_up.len();
+            let is_full = live + on_the_way_out == LIMITS.instances as usize;
+            if is_full && self.services.iter().any(may_owe) {
+                assert!(owed > 0, "{service} has {own} places, somebody has more, nobody owes");
+            }
+        }
+    }
+
     /// Calls wait only as long as something is under way for them, or others hold the room.
     pub(super) fn check_hope(&self) {
         for (call, service) in &self.waiting {
@@ -265,7 +345,7 @@ impl World {
     pub(super) fn retire_all(&mut self) {
         for service in self.services.keys().copied().collect::<Vec<_>>() {
             self.retired.insert(service);
-            self.pool.retire(service);
+            self.pool.retire(service, self.now);
         }
         self.obey();
     }
