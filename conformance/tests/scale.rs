@@ -186,6 +186,54 @@ fn a_host_that_is_busy_with_others_says_when_to_come_back() {
 }
 
 #[test]
+fn long_calls_of_one_function_leave_a_place_for_others() {
+    let platform = Platform::with(["--max-instances", "4"]);
+    let source = fixture(&Flavour::any().runtime);
+    let settings = ["--concurrency", "1", "--max", "8", "--timeout", "2m"];
+    platform.deploy("long", &source, &settings);
+    platform.deploy("other", &source, &[]);
+    let mut long: Vec<_> = (0..8)
+        .map(|_| {
+            let mut call = platform.connect();
+            call.send(&request("long", "/sleep?ms=60000").bytes()).expect("send");
+            call
+        })
+        .collect();
+    wait::until("as many run as may", || platform.load("long", "in_flight") == 3);
+    for _ in 0..3 {
+        assert_eq!(platform.call("other", "/").status(), 200);
+    }
+    // A deployment finds a place as well.
+    platform.deploy("new", &source, &[]);
+    assert_eq!(platform.call("new", "/").status(), 200);
+    assert_eq!(platform.load("long", "in_flight"), 3, "no running call was cut off");
+    long.clear();
+}
+
+#[test]
+fn what_cannot_be_kept_is_refused_with_the_setting_to_change() {
+    let platform = Platform::with(["--max-instances", "4"]);
+    let source = fixture(&Flavour::any().runtime);
+    platform.deploy("kept", &source, &["--min", "2"]);
+    let refused = platform.try_deploy("other", &source, &["--min", "2"]);
+    assert_eq!(refused.code, Some(64), "{}", refused.errors);
+    for part in ["--min 2", "--max-instances", "kept: 2", "at most `--min 1`"] {
+        assert!(refused.errors.contains(part), "{part}: {}", refused.errors);
+    }
+    let refused = platform.try_deploy("kept", &source, &["--min", "4"]);
+    assert_eq!(refused.code, Some(64), "{}", refused.errors);
+    let refused = platform.try_deploy("kept", &source, &["--min", "3", "--max", "2"]);
+    assert_eq!(refused.code, Some(64), "{}", refused.errors);
+    assert!(refused.errors.contains("at most max, which is 2"), "{}", refused.errors);
+    platform.deploy("other", &source, &["--min", "1"]);
+    // There is a place left, also to replace what is kept.
+    for name in ["new", "kept", "other"] {
+        platform.deploy(name, &source, &[]);
+        assert_eq!(platform.call(name, "/").status(), 200);
+    }
+}
+
+#[test]
 fn a_function_that_is_busy_says_when_to_come_back() {
     let platform = Platform::new();
     let settings = ["--concurrency", "1", "--max", "1", "--timeout", "2s"];

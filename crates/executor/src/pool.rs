@@ -173,6 +173,14 @@ impl Pool {
         self.feed(now);
     }
 
+    /// Changes how many instances of a service are kept although nobody calls.
+    pub(crate) fn keep(&mut self, service: ServiceKey, min: u32, now: Instant) {
+        let Some(known) = self.services.get_mut(&service) else { return };
+        known.policy.scale.min = min;
+        self.feed(now);
+        self.scale(service, now);
+    }
+
     /// Ends a service whatever it does.
     pub(crate) fn close(&mut self, service: ServiceKey, now: Instant) {
         let Some(known) = self.services.get_mut(&service) else { return };

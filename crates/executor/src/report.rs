@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     executor::Executor,
-    pool::{State, Tally},
+    pool::{PoolLimits, State, Tally},
 };
 
 /// What a service does at the moment.
@@ -112,6 +112,13 @@ impl Executor {
     /// Calls that run, and calls that wait for an instance.
     pub fn calls(&self) -> (u64, u64) {
         self.0.lock().pool.calls()
+    }
+
+    /// The most instances that can be kept although nobody calls, of all functions. The others are
+    /// for functions that have none, such as a new deployment.
+    pub fn most_kept(&self) -> u32 {
+        let PoolLimits { instances, reserve, .. } = self.0.config.limits;
+        instances.saturating_sub(reserve.max(1))
     }
 
     /// The most instances, spares included.

@@ -104,6 +104,11 @@ impl Service {
         Load::new(tally, self.cold_starts.load(Ordering::Relaxed))
     }
 
+    /// Keeps so many instances although nobody calls, instead of what its revision says.
+    pub fn keep(&self, min: u32) {
+        self.executor.with_state(|state| state.pool.keep(self.key, min, Instant::now()));
+    }
+
     /// Lets its calls finish, for at most `drain`, then ends its instances. Calls that come all
     /// the same are served. Returns when nothing is left.
     pub async fn retire(&self, drain: Duration) {
@@ -174,6 +179,10 @@ impl Service {
             }
             Refusal::Full { waiting } => CallError::Busy {
                 why: format!("{waiting} calls wait for the function already."),
+                retry_after: LOOK_AGAIN,
+            },
+            Refusal::AllKept => CallError::Busy {
+                why: "Every place of this host is kept for other functions (their `--min`).".into(),
                 retry_after: LOOK_AGAIN,
             },
             Refusal::BackingOff { cause, retry_after } => {

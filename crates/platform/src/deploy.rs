@@ -164,6 +164,13 @@ impl Attempt<'_> {
             entrypoint: &plan.entrypoint,
             tree: self.platform.store.tree(pin.artifact()),
         };
+        // Others may have been deployed since this one was accepted.
+        let room = self.platform.room_beside(self.name);
+        let earlier = self.platform.active(self.name.as_str()).map(|active| active.current());
+        let _yielding = earlier
+            .filter(|earlier| room.is_all_kept_with(earlier.settings.scale.min))
+            .map(Yielding::of);
+        room.check(settings.scale.min).map_err(|error| error.to_string())?;
         let service = self.platform.serve(self.name, settings, source, &log)?;
         let deadline = Instant::now() + self.platform.config.start_timeout;
         if let Err(error) = service.ready(deadline).await {
@@ -258,6 +265,27 @@ impl Attempt<'_> {
 
     fn say(&self, step: &str) {
         let _ = self.events.try_send(DeployEvent::Step { step: step.into() });
+    }
+}
+
+/// A deployment that serves keeps one instance less than usual, so that its successor finds a place
+/// on a host where every place is kept.
+struct Yielding(Arc<Current>);
+
+impl Yielding {
+    fn of(current: Arc<Current>) -> Self {
+        if let Ok(service) = &current.service {
+            service.keep(current.settings.scale.min.saturating_sub(1));
+        }
+        Self(current)
+    }
+}
+
+impl Drop for Yielding {
+    fn drop(&mut self) {
+        if let Ok(service) = &self.0.service {
+            service.keep(self.0.settings.scale.min);
+        }
     }
 }
 

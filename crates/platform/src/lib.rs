@@ -19,6 +19,7 @@ mod deploy;
 mod function;
 mod platform;
 mod report;
+mod room;
 mod store;
 mod switchboard;
 mod token;

@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use crate::{
     function::{Active, Current, FunctionJournal, Observers},
+    room::Room,
     store::{Store, StoreError},
     switchboard::Switchboard,
     workshop::Workshop,
@@ -274,6 +275,19 @@ impl Platform {
     pub(crate) fn all(&self) -> Vec<Arc<Active>> {
         let functions = self.functions.read().expect("no panic while the lock is held");
         functions.values().map(|known| known.active.clone()).collect()
+    }
+
+    /// What this host has room for, beside a function.
+    pub(crate) fn room_beside(&self, name: &FunctionName) -> Room {
+        let kept_by = |active: &Arc<Active>| {
+            let min = active.current().settings.scale.min;
+            (active.name != *name && min > 0).then(|| (active.name.clone(), min))
+        };
+        Room {
+            places: self.executor.max_instances(),
+            most_kept: self.executor.most_kept(),
+            others: self.all().iter().filter_map(kept_by).collect(),
+        }
     }
 
     /// Removes a function with everything it had; a deployment of it that is under way fails.

@@ -146,6 +146,9 @@ impl Pool {
             let retry_after = at.saturating_duration_since(now);
             return Some(Refusal::BackingOff { cause: cause.clone(), retry_after });
         }
+        if self.places(service) == 0 && self.is_all_kept() {
+            return Some(Refusal::AllKept);
+        }
         let PoolLimits { waiting_per_function, waiting, .. } = self.limits;
         let own = known.waiting.len();
         let is_full = own >= waiting_per_function

@@ -1,6 +1,10 @@
 //! Who gets the places for instances, and who gives them up.
 
-use std::{cmp::Reverse, collections::HashMap, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -176,6 +180,17 @@ impl Pool {
         let known = &self.services[&service];
         let min = if known.is_retired { 0 } else { known.policy.scale.min };
         self.usable(service).saturating_sub(min)
+    }
+
+    /// Whether no place can come free, since every instance is one that its service wants at the
+    /// least.
+    pub(super) fn is_all_kept(&self) -> bool {
+        let is_kept = |slot: &Slot| !slot.is_live() || slot.is_usable();
+        self.live >= self.limits.instances && self.instances.values().all(is_kept) && {
+            let live = self.instances.values().filter(|slot| slot.is_live());
+            let services: HashSet<_> = live.map(|slot| slot.service).collect();
+            services.into_iter().all(|service| self.surplus(service) == 0)
+        }
     }
 
     /// A service that wants a place and finds none is owed one by whoever has two more or more.

@@ -84,6 +84,8 @@ pub(crate) enum Refusal {
     Gone,
     /// So many calls wait already.
     Full { waiting: usize },
+    /// Every place is kept by services that want it at the least.
+    AllKept,
     /// The last attempt to start an instance failed, and the next one is not due.
     BackingOff { cause: protocol::CallError, retry_after: Duration },
     /// The instance that it waited for did not start.

@@ -22,6 +22,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             Step::Register { concurrency, min, max: max.max(min), is_single_use }
         }),
         1 => which().prop_map(Step::Warm),
+        1 => (which(), 0..3_u32).prop_map(|(which, min)| Step::Keep { which, min }),
         12 => which().prop_map(Step::Call),
         2 => which().prop_map(Step::GiveUp),
         8 => (which(), ended).prop_map(|(which, ended)| Step::Release { which, ended }),

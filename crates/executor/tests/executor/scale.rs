@@ -151,6 +151,23 @@ async fn a_function_without_a_place_gets_one_from_a_function_with_several() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_host_whose_places_are_all_kept_says_so_at_once() {
+    let lab = Lab::new(Setup { instances: 3, ..Setup::default() });
+    let serve = |label, scale| std::sync::Arc::new(lab.executor.serve(lab.revision(label, scale)));
+    let kept = serve("kept", Scale { min: 3, ..single(3) });
+    let _busy = spawn_call(&kept, "/hang", secs(600));
+    settle().await;
+    let other = serve("other", one());
+    let begun = Instant::now();
+    let error = other.ready(begun + secs(120)).await.expect_err("no place can come free");
+    assert_eq!(begun.elapsed(), secs(0));
+    assert!(matches!(&error, CallError::Busy { why, .. } if why.contains("--min")), "{error:?}");
+    kept.keep(2);
+    other.ready(Instant::now() + secs(10)).await.expect("in the place that is not kept any more");
+    assert_eq!(kept.load().serving, 2, "the busy one is one of them");
+}
+
+#[tokio::test(start_paused = true)]
 async fn long_calls_of_one_function_leave_places_for_others() {
     let lab = Lab::new(Setup { instances: 8, reserve: 1, ..Setup::default() });
     let serve = |label, scale| std::sync::Arc::new(lab.executor.serve(lab.revision(label, scale)));

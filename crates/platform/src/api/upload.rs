@@ -48,6 +48,8 @@ pub(super) async fn deploy(
         }
     };
     let settings = settings(platform, &name, &request).await?;
+    let room = platform.room_beside(&name);
+    room.check(settings.scale.min).map_err(|error| Refusal::invalid(error.to_string()))?;
     Ok(lines(platform.deploy(name, Upload { archive, request, settings, _place: place })))
 }
 

@@ -9,6 +9,7 @@ use super::*;
 pub(super) enum Step {
     Register { concurrency: u32, min: u32, max: u32, is_single_use: bool },
     Warm(usize),
+    Keep { which: usize, min: u32 },
     Call(usize),
     GiveUp(usize),
     Release { which: usize, ended: Ended },
@@ -89,6 +90,11 @@ impl World {
             }
             Step::Warm(which) => self.with_service(which, |world, service| {
                 world.pool.warm(service, 1, world.now);
+            }),
+            Step::Keep { which, min } => self.with_service(which, |world, service| {
+                let policy = world.services.get_mut(&service).expect("it was picked");
+                policy.scale.min = min.min(policy.scale.max);
+                world.pool.keep(service, policy.scale.min, world.now);
             }),
             Step::Call(which) => self.with_service(which, Self::call),
             Step::GiveUp(which) => self.give_up(which),
