@@ -19,6 +19,9 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For answers that the daemon has at hand. Builds and calls take as long as they take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// For a removal: running calls get half a minute to end, those who changed the function before
+/// have their turn first, and files are removed.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// Notices a daemon's machine that is gone while nothing is said.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// The largest answer that is read whole: all of ten thousand functions.
@@ -97,10 +100,11 @@ impl Client {
         self.explain(answer, name).await
     }
 
-    /// Removes a function with everything it had.
+    /// Removes a function with everything it had. Returns once nothing of it is left, for which its
+    /// calls are waited for. A removal that the daemon has begun is finished also if this is dropped.
     pub async fn remove(&self, name: &FunctionName) -> Result<(), ClientError> {
         let request = self.request(Method::DELETE, &format!("/v1/functions/{name}"));
-        let answer = self.send(request.timeout(ANSWER_TIMEOUT)).await.map(drop);
+        let answer = self.send(request.timeout(REMOVE_TIMEOUT)).await.map(drop);
         self.explain(answer, name).await
     }
 

@@ -4,14 +4,15 @@ use std::io::Write;
 
 use model::FunctionName;
 
-use super::{Connection, DataDirectory, out::Out, with_code};
+use super::{Connection, DataDirectory, out::Out, progress::Progress, with_code};
 
 const EXAMPLES: &str = "\
 Examples:
   hearth rm hello
   hearth ls --json | jq -r '.[].name' | xargs hearth rm
 
-All of them are tried; the exit code is that of the first that could not be removed.";
+Waits until a function's running calls are over, for half a minute at the most. After an interrupt
+the daemon finishes the removal that it has begun. All of them are tried; the exit code is that of the first that could not be removed.";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -31,16 +32,30 @@ pub(crate) async fn run(arguments: &Arguments, connection: &Connection) -> anyho
     let mut out = Out::new();
     let mut removed = Vec::new();
     let mut first_failure = None;
+    let progress = Progress::new();
     for name in &arguments.names {
-        match client.remove(name).await {
+        progress.step(&format!("removing {name}, once its calls are over"));
+        let removed_or_not = tokio::select! {
+            outcome = progress.wait(client.remove(name)) => outcome,
+            interrupt = tokio::signal::ctrl_c() => {
+                interrupt?;
+                drop(progress);
+                anyhow::bail!(
+                    "interrupted: the daemon goes on to remove {name}, no others; `hearth ls` lists \
+                     what is left"
+                );
+            }
+        };
+        match removed_or_not {
             Ok(()) if arguments.json => removed.push(name),
-            Ok(()) => writeln!(out, "{name}")?,
+            Ok(()) => progress.aside(|| writeln!(out, "{name}"))?,
             Err(error) if first_failure.is_none() => {
                 first_failure = Some(with_code(error.into()));
             }
-            Err(error) => eprintln!("hearth: {error}"),
+            Err(error) => progress.aside(|| eprintln!("hearth: {error}")),
         }
     }
+    drop(progress);
     if arguments.json {
         out.json(&removed)?;
     }
