@@ -79,6 +79,16 @@ pub(crate) enum Output<'a> {
     Listener(&'a (dyn Fn(String) + Send + Sync)),
 }
 
+/// Whether a source asks for packages to be installed.
+pub(crate) fn has_install(source: &Path, runtime: &Runtime) -> bool {
+    manifest_of(source, runtime).is_some()
+}
+
+/// The file that asks for packages to be installed, if the source has it.
+fn manifest_of<'a>(source: &Path, runtime: &'a Runtime) -> Option<&'a String> {
+    runtime.manifest.as_ref().filter(|manifest| source.join(manifest).is_file())
+}
+
 /// Runs the runtime's install step in the copy, if the source asks for one.
 ///
 /// It runs as the user who runs Hearth and with that user's network and package caches, as if they
@@ -89,8 +99,7 @@ pub(crate) async fn install(
     interpreter: &Interpreter,
     output: Output<'_>,
 ) -> anyhow::Result<()> {
-    let asks = runtime.manifest.as_ref().filter(|manifest| copy.join(manifest).is_file());
-    let Some(manifest) = asks else { return Ok(()) };
+    let Some(manifest) = manifest_of(copy, runtime) else { return Ok(()) };
     let program = interpreter.program.to_string_lossy();
     let line = runtime.install.replace("{program}", &program);
     output.say(format!("{manifest} found, installing: {line}\n"));

@@ -4,6 +4,9 @@
 //! queue ─► unpack ─► build ─► store ─► start ─► (activate in the catalog) ─► switch ─► retire
 //! └──────────── fails: what served before serves on ────────────┘
 //! ```
+//!
+//! Of one function's deployments only the newest is wanted: one that came earlier is given up, unless
+//! it is about to serve. Only what has something to build waits for a place among the builds.
 
 use std::{
     fs::{self, File},
@@ -20,12 +23,13 @@ use tokio::{
     sync::{OwnedSemaphorePermit, mpsc, watch},
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::{
     function::Current,
-    platform::{Platform, Source},
+    platform::{Platform, Source, Turn},
     store::{Pin, Scratch, StoreError},
     workshop::Plan,
 };
@@ -39,8 +43,8 @@ pub(crate) struct Upload {
     pub(crate) archive: Scratch,
     pub(crate) request: DeployRequest,
     pub(crate) settings: Settings,
-    /// Its place among the deployments under way.
-    pub(crate) _place: OwnedSemaphorePermit,
+    /// Its places among the deployments under way: of its function, and of all.
+    pub(crate) _places: [OwnedSemaphorePermit; 2],
 }
 
 /// The step that failed, and why.
@@ -59,8 +63,10 @@ impl Platform {
     ) -> mpsc::Receiver<DeployEvent> {
         let (events, receiver) = mpsc::channel(EVENTS);
         let platform = self.clone();
+        let turn = Wanted::begin(self.turn(&name), self.stop.clone());
         self.tasks.spawn(async move {
-            let attempt = Attempt { platform: &platform, name: &name, id: Uuid::now_v7(), events };
+            let id = Uuid::now_v7();
+            let attempt = Attempt { platform: &platform, name: &name, id, events, turn };
             let last = match attempt.run(&upload).await {
                 Ok(last) => last,
                 Err(failure) => attempt.failed(failure).await,
@@ -78,27 +84,75 @@ struct Attempt<'a> {
     name: &'a FunctionName,
     id: Uuid,
     events: mpsc::Sender<DeployEvent>,
+    turn: Wanted,
+}
+
+/// Whether a deployment is still wanted, as far as others of its function decide that.
+#[derive(Clone)]
+struct Wanted {
+    turn: Arc<Turn>,
+    number: u64,
+    newest: watch::Receiver<u64>,
+    removals: watch::Receiver<u64>,
+    stop: CancellationToken,
+}
+
+impl Wanted {
+    /// Those that came earlier are not wanted any more.
+    fn begin(turn: Arc<Turn>, stop: CancellationToken) -> Self {
+        let mut number = 0;
+        turn.newest.send_modify(|newest| {
+            *newest += 1;
+            number = *newest;
+        });
+        // A removal that was asked for earlier has its turn first.
+        let (newest, removals) = (turn.newest.subscribe(), turn.removals.subscribe());
+        Self { turn, number, newest, removals, stop }
+    }
+
+    /// Does what may take minutes only as long as it is wanted.
+    async fn unless_given_up<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, String> {
+        let number = self.number;
+        tokio::select! {
+            biased;
+            Ok(()) = self.removals.changed() => Err("the function was removed meanwhile".into()),
+            Ok(_) = self.newest.wait_for(|newest| *newest > number) => {
+                Err("a newer deployment of the function came meanwhile".into())
+            }
+            () = self.stop.cancelled() => Err("the daemon was stopped meanwhile".into()),
+            outcome = work => outcome,
+        }
+    }
 }
 
 impl Attempt<'_> {
     async fn run(&self, upload: &Upload) -> Result<DeployEvent, Failure> {
-        self.say("queue");
-        let turn = self.platform.turn(self.name);
-        // A removal that was asked for earlier has its turn first.
-        let mut removals = turn.removals.subscribe();
-        let _changing = turn.lock.lock().await;
-        let place = self.platform.builds.acquire().await;
-        let place = place.expect("the semaphore is never closed");
+        let mut turn = self.turn.clone();
+        let _changing = self.step("queue", turn.unless_given_up(self.my_turn())).await?;
 
-        let (plan, source) = self.step("unpack", self.unpack(upload)).await?;
-        let build = self.unless_given_up(&mut removals, self.build(&plan, &source));
+        let unpack = turn.unless_given_up(async {
+            let _place = self.platform.builds.files().await;
+            self.unpack(upload).await
+        });
+        let (plan, source) = self.step("unpack", unpack).await?;
+        let build = turn.unless_given_up(self.build(&plan, &source));
         self.step("build", build).await?;
-        let pin = self.step("store", self.store(source)).await?;
-        // Code that hangs while it loads holds up nobody else.
-        drop(place);
-        let start = self.unless_given_up(&mut removals, self.start(&plan, pin, upload));
+        let store = async {
+            let _place = self.platform.builds.files().await;
+            self.store(source).await
+        };
+        let pin = self.step("store", store).await?;
+        let start = turn.unless_given_up(self.start(&plan, pin, upload));
         let current = self.step("start", start).await?;
         self.switch(current).await
+    }
+
+    /// Whoever came earlier has changed the function, or is given up.
+    async fn my_turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, String> {
+        Ok(self.turn.turn.lock.lock().await)
     }
 
     /// Unpacks the source, tells what it is, and notes the attempt.
@@ -137,11 +191,15 @@ impl Attempt<'_> {
     }
 
     async fn build(&self, plan: &Plan, source: &Scratch) -> Result<(), String> {
+        let Platform { workshop, builds, .. } = &**self.platform;
+        if !workshop.has_build(plan, source.path()) {
+            return Ok(());
+        }
         let events = self.events.clone();
         let output = move |text: String| {
             let _ = events.try_send(DeployEvent::Output { text });
         };
-        let built = self.platform.workshop.build(plan, source.path(), &output).await;
+        let built = builds.run(&output, workshop.build(plan, source.path(), &output)).await;
         built.map_err(|error| error.to_string())
     }
 
@@ -238,20 +296,6 @@ impl Attempt<'_> {
             warn!(error = describe(&error), "could not note a failed deployment");
         }
         DeployEvent::Failed { step: step.into(), message: why }
-    }
-
-    /// Does what may take minutes only as long as it is wanted.
-    async fn unless_given_up<T>(
-        &self,
-        removals: &mut watch::Receiver<u64>,
-        work: impl Future<Output = Result<T, String>>,
-    ) -> Result<T, String> {
-        tokio::select! {
-            biased;
-            Ok(()) = removals.changed() => Err("the function was removed meanwhile".into()),
-            () = self.platform.stop.cancelled() => Err("the daemon was stopped meanwhile".into()),
-            outcome = work => outcome,
-        }
     }
 
     async fn step<T>(

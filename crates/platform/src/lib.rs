@@ -15,6 +15,7 @@
 //! environment.
 
 mod api;
+mod builds;
 mod deploy;
 mod function;
 mod platform;

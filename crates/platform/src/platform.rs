@@ -21,6 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
+    builds::Builds,
     function::{Active, Current, FunctionJournal, Observers},
     room::Room,
     store::{Store, StoreError},
@@ -42,7 +43,7 @@ pub struct PlatformConfig {
     pub url: String,
     /// The most bytes of an uploaded source, compressed.
     pub upload_bytes: u64,
-    /// Builds at once; others wait.
+    /// Builds at once, of different functions; others wait.
     pub builds: usize,
     /// Deployments that are under way or wait; more are refused.
     pub deployments: usize,
@@ -79,7 +80,7 @@ pub struct Platform {
     pub(crate) executor: Executor,
     pub(crate) workshop: Arc<dyn Workshop>,
     pub(crate) observers: Observers,
-    pub(crate) builds: Semaphore,
+    pub(crate) builds: Builds,
     /// Places for deployments that are under way or wait.
     pub(crate) deployments: Arc<Semaphore>,
     pub(crate) tasks: TaskTracker,
@@ -92,11 +93,28 @@ pub struct Platform {
 }
 
 /// Changes of one function come one after the other.
-#[derive(Default)]
 pub(crate) struct Turn {
     pub(crate) lock: tokio::sync::Mutex<()>,
+    /// Places for deployments of this function that are under way or wait.
+    pub(crate) deployments: Arc<Semaphore>,
+    /// The number of the last deployment that came. Whoever has a smaller one need not go on.
+    pub(crate) newest: watch::Sender<u64>,
     /// How often somebody wanted the function removed: whoever deploys it meanwhile need not go on.
     pub(crate) removals: watch::Sender<u64>,
+}
+
+/// Deployments of one function that are under way, wait, or are being received.
+pub(crate) const DEPLOYMENTS_OF_ONE: usize = 4;
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self {
+            lock: tokio::sync::Mutex::default(),
+            deployments: Arc::new(Semaphore::new(DEPLOYMENTS_OF_ONE)),
+            newest: watch::Sender::default(),
+            removals: watch::Sender::default(),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -134,7 +152,7 @@ impl Platform {
             warn!(function = %deployment.function, deployment = %deployment.id, "was interrupted");
         }
         let platform = Arc::new(Self {
-            builds: Semaphore::new(config.builds),
+            builds: Builds::new(config.builds),
             deployments: Arc::new(Semaphore::new(config.deployments)),
             config,
             catalog,

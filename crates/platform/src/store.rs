@@ -269,6 +269,10 @@ mod tests {
             unreachable!("nothing is deployed")
         }
 
+        fn has_build(&self, _: &Plan, _: &Path) -> bool {
+            unreachable!("nothing is deployed")
+        }
+
         async fn build(
             &self,
             _: &Plan,

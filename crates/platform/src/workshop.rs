@@ -29,6 +29,10 @@ pub trait Workshop: Send + Sync + 'static {
         entrypoint: Option<&str>,
     ) -> Result<Plan, WorkshopError>;
 
+    /// Whether there is anything to build, such as packages to install: if not, a deployment does
+    /// not wait for others' builds.
+    fn has_build(&self, plan: &Plan, source: &Path) -> bool;
+
     /// Builds the source where it is. What the build prints goes to `output` as it comes. Dropping
     /// the future ends the build.
     async fn build(

@@ -120,6 +120,12 @@ impl Workshop for Languages {
         examine().map_err(|error: anyhow::Error| in_words(&error, Some(source)))
     }
 
+    fn has_build(&self, plan: &Plan, source: &Path) -> bool {
+        let found = self.find(&plan.runtime, Version::OrClose);
+        // An error is said by the build.
+        found.map_or(true, |found| source::has_install(source, &found.runtime))
+    }
+
     async fn build(
         &self,
         plan: &Plan,

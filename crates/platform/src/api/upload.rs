@@ -10,12 +10,12 @@ use axum::{
     response::Response,
 };
 use model::{FunctionName, Settings, describe};
-use tokio::time::timeout;
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 use super::{Shared, lines::lines, problem::Refusal};
 use crate::{
     deploy::Upload,
-    platform::Platform,
+    platform::{DEPLOYMENTS_OF_ONE, Platform},
     store::{Scratch, StoreError},
 };
 
@@ -36,11 +36,11 @@ pub(super) async fn deploy(
         name.parse().map_err(|error: model::InvalidId| Refusal::invalid(format!("{error}")))?;
     let mut form = form.map_err(|error| bad_form(&error))?;
     let platform = &shared.platform;
-    let received = match platform.deployments.clone().try_acquire_owned() {
-        Ok(place) => receive(platform, &mut form).await.map(|received| (received, place)),
-        Err(_) => Err(Refusal::busy("Too many deployments are under way.")),
+    let received = match place(platform, &name) {
+        Ok(places) => receive(platform, &mut form).await.map(|received| (received, places)),
+        Err(refusal) => Err(refusal),
     };
-    let ((request, archive), place) = match received {
+    let ((request, archive), places) = match received {
         Ok(received) => received,
         Err(refusal) => {
             platform.tasks.spawn(timeout(PATIENCE, discard(form)));
@@ -50,7 +50,21 @@ pub(super) async fn deploy(
     let settings = settings(platform, &name, &request).await?;
     let room = platform.room_beside(&name);
     room.check(settings.scale.min).map_err(|error| Refusal::invalid(error.to_string()))?;
-    Ok(lines(platform.deploy(name, Upload { archive, request, settings, _place: place })))
+    Ok(lines(platform.deploy(name, Upload { archive, request, settings, _places: places })))
+}
+
+/// A place among the deployments of the function, and one among all.
+fn place(platform: &Platform, name: &FunctionName) -> Result<[OwnedSemaphorePermit; 2], Refusal> {
+    let of_one = platform.turn(name).deployments.clone().try_acquire_owned().map_err(|_| {
+        Refusal::busy(&format!(
+            "{DEPLOYMENTS_OF_ONE} deployments of `{name}` are under way, which is the most."
+        ))
+    })?;
+    let of_all = platform.deployments.clone().try_acquire_owned().map_err(|_| {
+        let most = platform.config.deployments;
+        Refusal::busy(&format!("{most} deployments are under way, which is the most."))
+    })?;
+    Ok([of_one, of_all])
 }
 
 /// Reads what is left of a refused form: who is still sending would not see the refusal.
