@@ -15,6 +15,7 @@ use conformance::{
     server::Scratch,
     wait,
 };
+use serde_json::json;
 
 fn deployed(flavour: &Flavour) -> Platform {
     let platform = Platform::new();
@@ -204,18 +205,25 @@ fn a_deployment_that_was_interrupted_has_failed() {
 
 /// A deployment whose build has begun and does not end by itself.
 fn endless_build(platform: &Platform) -> Child {
+    let (deploying, _source) = endless_build_of(platform, "endless");
+    wait::until("the build runs", || endless_builds(platform) == 1);
+    deploying
+}
+
+fn endless_builds(platform: &Platform) -> usize {
+    let family = platform.process().descendants();
+    family.iter().filter(|process| process.command_line().starts_with("sleep 300")).count()
+}
+
+/// A deployment whose build does not end by itself, if it has its turn.
+fn endless_build_of(platform: &Platform, name: &str) -> (Child, Source) {
     let source = Source::of(&[
         ("index.js", "module.exports = ({ res }) => res.empty();"),
         ("package.json", r#"{"scripts": {"preinstall": "sleep 300"}}"#),
     ]);
-    let arguments = ["deploy", source.path().to_str().expect("text"), "--name", "endless"];
+    let arguments = ["deploy", source.path().to_str().expect("text"), "--name", name];
     let mut command = platform.prepared(&arguments);
-    let deploying = command.stderr(Stdio::null()).spawn().expect("hearth runs");
-    wait::until("the build runs", || {
-        let family = platform.process().descendants();
-        family.iter().any(|process| process.command_line().starts_with("sleep 300"))
-    });
-    deploying
+    (command.stderr(Stdio::null()).spawn().expect("hearth runs"), source)
 }
 
 #[test]
@@ -243,6 +251,72 @@ fn a_removal_gives_up_the_deployment_under_way_and_no_later_one() {
     assert_ne!(deploying.wait().expect("our child").code(), Some(0));
     platform.deploy("endless", &fixture("node"), &[]);
     assert_serves(&platform, "endless");
+}
+
+#[test]
+fn a_newer_deployment_gives_up_the_one_that_still_builds() {
+    if Flavour::of("node").is_none() {
+        return;
+    }
+    let platform = Platform::new();
+    let mut deploying = endless_build(&platform);
+    platform.deploy("endless", &fixture("node"), &[]);
+    assert_ne!(deploying.wait().expect("our child").code(), Some(0));
+    assert_serves(&platform, "endless");
+    let deployments = platform.function("endless")["deployments"].clone();
+    let failure = deployments[1]["failure"].as_str().unwrap_or_default().to_owned();
+    assert!(failure.contains("a newer deployment"), "{deployments:#}");
+}
+
+#[test]
+fn builds_that_do_not_end_hold_up_nobody_who_has_nothing_to_build() {
+    if Flavour::of("node").is_none() {
+        return;
+    }
+    let platform = Platform::new();
+    let mut building: Vec<_> =
+        ["one", "two", "three"].map(|name| endless_build_of(&platform, name)).into();
+    wait::until("as many build as may", || endless_builds(&platform) == 2);
+    platform.deploy("other", &fixture("node"), &[]);
+    assert_serves(&platform, "other");
+    platform.signal("TERM");
+    for (deploying, _source) in &mut building {
+        assert_ne!(deploying.wait().expect("our child").code(), Some(0));
+    }
+}
+
+#[test]
+fn a_removal_waits_for_long_calls_and_succeeds() {
+    let platform = Platform::new();
+    let settings = ["--timeout", "2m"];
+    platform.deploy("long", &fixture(&Flavour::any().runtime), &settings);
+    let mut call = platform.connect();
+    call.send(&request("long", "/sleep?ms=100000").bytes()).expect("send");
+    wait::until("the call runs", || platform.load("long", "in_flight") == 1);
+    // Calls of what is removed get half a minute.
+    let removed = platform.command(&["rm", "long"]);
+    assert_eq!(removed.code, Some(0), "{}", removed.errors);
+    assert_eq!(removed.output, "long\n");
+    assert_eq!(platform.instances("long"), Vec::<String>::new());
+}
+
+#[test]
+fn a_removal_goes_on_after_an_interrupt_and_says_so() {
+    let platform = Platform::new();
+    platform.deploy("long", &fixture(&Flavour::any().runtime), &[]);
+    let mut call = platform.connect();
+    call.send(&request("long", "/sleep?ms=4000").bytes()).expect("send");
+    wait::until("the call runs", || platform.load("long", "in_flight") == 1);
+    let mut removing = platform.prepared(&["rm", "long"]);
+    let removing = removing.stderr(Stdio::piped()).spawn().expect("hearth runs");
+    wait::until("the removal has begun", || platform.ask("/v1/functions") == json!([]));
+    Process::of(removing.id()).expect("it waits for the call").signal("INT");
+    let ended = removing.wait_with_output().expect("our child");
+    let errors = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("the daemon goes on to remove long"), "{errors}");
+    assert_eq!(call.response().expect("a response").status(), 200, "it was not cut off");
+    wait::until("nothing is left", || platform.instances("long").is_empty());
 }
 
 #[test]
