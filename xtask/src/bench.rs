@@ -108,7 +108,7 @@ const QUICK: Effort = Effort {
 type Measure = fn(&Site, &Language, &Effort, &mut dyn FnMut(Question)) -> anyhow::Result<()>;
 
 /// What can be asked, for each language.
-const SECTIONS: [(&str, Measure); 10] = [
+const SECTIONS: [(&str, Measure); 11] = [
     ("warm", warm::measure),
     ("first-byte", first_byte::measure),
     ("churn", churn::measure),
@@ -119,6 +119,7 @@ const SECTIONS: [(&str, Measure); 10] = [
     ("up-many", up::many::measure),
     ("up-registered", up::registered::measure),
     ("up-churn", up::churn::measure),
+    ("up-neighbours", up::neighbours::measure),
 ];
 
 /// Runs what was asked for, prints tables as they come and writes JSON at the end.

@@ -6,6 +6,7 @@ pub(crate) mod churn;
 pub(crate) mod cold;
 mod daemon;
 pub(crate) mod many;
+pub(crate) mod neighbours;
 pub(crate) mod registered;
 pub(crate) mod warm;
 

@@ -67,15 +67,24 @@ pub(super) struct Source {
 impl Source {
     /// The benchmark function of a language.
     pub(super) fn of(site: &Site, language: &Language) -> anyhow::Result<Self> {
-        let directory = site.root.join("bench/functions").join(language.name);
+        Self::packed(site, language.name, language.name, language.entrypoint)
+    }
+
+    /// The function that does harm to others.
+    pub(super) fn of_neighbour(site: &Site) -> anyhow::Result<Self> {
+        Self::packed(site, "python", "neighbour", "main.py")
+    }
+
+    fn packed(site: &Site, runtime: &'static str, name: &str, file: &str) -> anyhow::Result<Self> {
+        let directory = site.root.join("bench/functions").join(name);
         let output = Command::new("tar")
             .args(["--create", "--file", "-", "--directory"])
             .arg(&directory)
-            .arg(language.entrypoint)
+            .arg(file)
             .output()
             .context("run tar")?;
         ensure!(output.status.success(), "tar could not pack `{}`", directory.display());
-        Ok(Self { runtime: language.name, archive: output.stdout })
+        Ok(Self { runtime, archive: output.stdout })
     }
 
     /// A form with settings and the source, as the API takes it.
