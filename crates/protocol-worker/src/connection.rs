@@ -159,12 +159,8 @@ impl Connection for Channel {
     }
 
     async fn closed(&self) -> String {
-        let mut stage = self.shared.stage.subscribe();
-        let closed = stage.wait_for(|stage| matches!(stage, Stage::Closed(_))).await;
-        match closed.as_deref() {
-            Ok(Stage::Closed(why)) => why.to_string(),
-            _ => "the conversation was ended".into(),
-        }
+        self.shared.closed().await;
+        self.shared.why_closed()
     }
 }
 
@@ -207,6 +203,12 @@ impl Shared {
         let mut stage = self.stage.subscribe();
         // The sender lives in `self`, so this cannot fail.
         let _ = stage.wait_for(|stage| !matches!(stage, Stage::Connecting)).await;
+    }
+
+    /// Returns once the conversation is over.
+    async fn closed(&self) {
+        let mut stage = self.stage.subscribe();
+        let _ = stage.wait_for(|stage| matches!(stage, Stage::Closed(_))).await;
     }
 
     fn why_closed(&self) -> String {

@@ -10,6 +10,7 @@
 
 pub mod body;
 pub mod conformance;
+mod pace;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -18,6 +19,7 @@ use model::LaunchSpec;
 use tokio::time::Instant;
 
 pub use body::{Body, BodyError, BodyStream};
+pub use pace::Pace;
 
 /// One way of talking to instances.
 pub trait Protocol: Send + Sync + 'static {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use protocol::{BindError, BodyError, CallError};
-use tokio::sync::mpsc;
+use protocol::{BindError, BodyError, CallError, Pace};
+use tokio::{sync::mpsc, task::yield_now, time::Instant};
 use tracing::debug;
 
 use super::{Answer, CallStage, Shared, Stage};
@@ -16,30 +16,74 @@ use crate::{
 /// How much is asked from the socket at a time.
 const READ_SIZE: usize = 64 << 10;
 
+/// How many frames are taken before others have their turn. More than a worker has to say when
+/// as many calls end at once as it runs.
+const FRAMES_A_TURN: usize = 128;
+
+/// A part of a body that is shorter costs as much as a log entry: its length bounds it too little.
+const SMALL_PART: usize = 4 << 10;
+
+/// What is left to do after a turn.
+#[derive(Default)]
+struct Turn {
+    /// What the frames cost that nobody asked for.
+    cost: usize,
+    /// Whether there may be more frames.
+    is_cut_off: bool,
+}
+
 impl Shared {
+    /// Reads to the end, turn by turn: all connections are read by one thread, and a worker may
+    /// write faster than that thread can read.
     pub(super) async fn read(self: Arc<Self>, mut socket: Reading) {
         let mut decoder = Decoder::default();
         let mut received = vec![0; READ_SIZE];
+        let mut pace = Pace::new(Instant::now());
         let why = loop {
-            match socket.read(&mut received).await {
+            let length = match socket.read(&mut received).await {
                 Ok(0) => break "the worker closed its connection".to_owned(),
-                Ok(length) => decoder.buffer.extend_from_slice(&received[..length]),
+                Ok(length) => length,
                 Err(error) => break format!("could not read from the worker: {error}"),
-            }
-            if let Err(broken) = self.take_frames(&mut decoder) {
+            };
+            decoder.buffer.extend_from_slice(&received[..length]);
+            if let Err(broken) = self.take_frames(&mut decoder, &mut pace).await {
                 break format!("the worker broke the protocol: {broken}");
+            }
+            if length == READ_SIZE {
+                // There may be more at once.
+                yield_now().await;
             }
         };
         self.fail(&why);
     }
 
-    fn take_frames(self: &Arc<Self>, decoder: &mut Decoder) -> Result<(), String> {
-        while let Some(frame) =
-            decoder.next_frame::<FromWorker>().map_err(|error| error.to_string())?
-        {
+    async fn take_frames(
+        self: &Arc<Self>,
+        decoder: &mut Decoder,
+        pace: &mut Pace,
+    ) -> Result<(), String> {
+        loop {
+            let Turn { cost, is_cut_off } = self.take_turn(decoder)?;
+            if cost > 0 {
+                pace.keep(cost).await;
+            }
+            if !is_cut_off {
+                return Ok(());
+            }
+            yield_now().await;
+        }
+    }
+
+    fn take_turn(self: &Arc<Self>, decoder: &mut Decoder) -> Result<Turn, String> {
+        let mut turn = Turn::default();
+        for _ in 0..FRAMES_A_TURN {
+            let frame = decoder.next_frame::<FromWorker>().map_err(|error| error.to_string())?;
+            let Some(frame) = frame else { return Ok(turn) };
+            turn.cost += cost(&frame.message);
             self.take(frame)?;
         }
-        Ok(())
+        turn.is_cut_off = true;
+        Ok(turn)
     }
 
     fn take(
@@ -177,5 +221,21 @@ impl Shared {
         drop(state);
         self.changed.notify_waiters();
         Ok(())
+    }
+}
+
+/// What a frame is charged for. Heads and ends are free: each answers a call.
+fn cost(message: &FromWorker) -> usize {
+    match message {
+        FromWorker::Log { text, .. } => Pace::ENTRY + text.len(),
+        FromWorker::Body(part) if part.len() < SMALL_PART => Pace::ENTRY,
+        FromWorker::Window(_) => Pace::ENTRY,
+        FromWorker::Hello(_)
+        | FromWorker::Bound
+        | FromWorker::BindFailed { .. }
+        | FromWorker::Head { .. }
+        | FromWorker::Body(_)
+        | FromWorker::End
+        | FromWorker::Failed { .. } => 0,
     }
 }

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use protocol::{BindError, Binding, Body, BodyError, BodyStream, Call, CallError, Reply};
 use tokio::{
     sync::oneshot,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
@@ -38,6 +38,9 @@ impl Shared {
                 continue;
             }
             if let Err(error) = socket.write_all(&writing).await {
+                // A worker that has ended may have said more than has been read yet. Its end is
+                // noticed behind that; one that only does not listen any more has no such end.
+                let _ = timeout(self.patience, self.closed()).await;
                 return self.fail(&format!("could not write to the worker: {error}"));
             }
             if writing.len() >= MAX_UNWRITTEN {

@@ -2,23 +2,22 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
-use model::{LaunchSpec, Limits, Network};
+use bytes::Bytes;
+use model::LaunchSpec;
 use protocol::{
-    BindError, Binding, CallLog, Connection, LogStream, Protocol,
+    BindError, Binding, LogStream, Protocol,
     conformance::{self, Subject},
 };
 use protocol_worker::{
-    WorkerConfig, WorkerProtocol,
+    WorkerProtocol,
     frame::{
-        BindFailure, CallFailure, Decoder, Frame, FromHost, FromWorker, Hello, INITIAL_WINDOW,
-        Message, VERSION,
+        BindFailure, CallFailure, Frame, FromHost, FromWorker, Hello, INITIAL_WINDOW, VERSION,
     },
 };
 use tokio::{
@@ -26,92 +25,7 @@ use tokio::{
     net::UnixStream,
 };
 
-struct Nowhere;
-
-impl CallLog for Nowhere {
-    fn write(&self, _: LogStream, _: &str) {}
-}
-
-/// A directory for sockets that goes with the test.
-struct Sockets(PathBuf);
-
-impl Sockets {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("hearth-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).expect("a directory");
-        Self(path)
-    }
-
-    fn protocol(&self) -> WorkerProtocol {
-        WorkerProtocol::new(WorkerConfig {
-            directory: self.0.clone(),
-            hello_timeout: Duration::from_secs(20),
-            patience: Duration::from_millis(100),
-            instance_logs: Arc::new(|_| Arc::new(Nowhere)),
-        })
-    }
-}
-
-impl Drop for Sockets {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-fn spec(id: &str) -> LaunchSpec {
-    LaunchSpec {
-        id: id.parse().expect("an id"),
-        command: vec![],
-        zygote: None,
-        environment: vec![],
-        server: "/".into(),
-        programs: vec![],
-        limits: Limits::default(),
-        network: Network::Host,
-        socket: None,
-    }
-}
-
-fn hello() -> Hello {
-    Hello {
-        version_min: VERSION,
-        version_max: VERSION,
-        language: "test".into(),
-        ..Hello::default()
-    }
-}
-
-/// A worker's socket, frame by frame.
-struct Peer {
-    socket: UnixStream,
-    decoder: Decoder,
-}
-
-impl Peer {
-    async fn connect(path: &Path) -> Self {
-        let socket = UnixStream::connect(path).await.expect("connect");
-        Self { socket, decoder: Decoder::default() }
-    }
-
-    async fn send(&mut self, call: u32, message: FromWorker) {
-        let mut bytes = BytesMut::new();
-        message.encode(call, &mut bytes).expect("encode");
-        // The host may have closed already; the next receive says so.
-        let _ = self.socket.write_all(&bytes).await;
-    }
-
-    async fn receive(&mut self) -> Option<Frame<FromHost>> {
-        loop {
-            if let Some(frame) = self.decoder.next_frame().expect("the host keeps the protocol") {
-                return Some(frame);
-            }
-            match self.socket.read_buf(&mut self.decoder.buffer).await {
-                Ok(1..) => {}
-                Ok(0) | Err(_) => return None,
-            }
-        }
-    }
-}
+use crate::lab::{Peer, Sockets, hello, played};
 
 /// The scripted instance of the suite.
 struct Script {
@@ -317,13 +231,6 @@ impl Subject for Scripted {
 async fn the_worker_protocol_keeps_every_promise() {
     let sockets = Sockets::new("conformance");
     conformance::all(&Scripted(sockets.protocol())).await;
-}
-
-/// A connection whose worker the test plays itself.
-async fn played(sockets: &Sockets) -> (Arc<dyn Connection>, PathBuf) {
-    let mut spec = spec("played");
-    let connection = sockets.protocol().prepare(&mut spec).expect("prepare");
-    (connection, spec.socket.expect("prepared").path)
 }
 
 #[tokio::test]
