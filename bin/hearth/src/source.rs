@@ -3,7 +3,13 @@
 use std::{fs, io, os::unix::fs::lchown, path::Path, process::Stdio, time::Duration};
 
 use anyhow::Context;
-use tokio::{io::AsyncReadExt, net::unix::pipe, process::Command, time::timeout};
+use protocol::Pace;
+use tokio::{
+    io::AsyncReadExt,
+    net::unix::pipe,
+    process::Command,
+    time::{Instant, timeout},
+};
 
 use crate::{
     exit::{Failure, Fatal},
@@ -149,8 +155,10 @@ impl Output<'_> {
     async fn pass_on(self, printed: Option<pipe::Receiver>) {
         let (Self::Listener(listen), Some(mut printed)) = (self, printed) else { return };
         let mut buffer = [0; 8192];
+        let mut pace = Pace::new(Instant::now());
         while let Ok(read @ 1..) = printed.read(&mut buffer).await {
             listen(String::from_utf8_lossy(&buffer[..read]).into_owned());
+            pace.keep(Pace::ENTRY + read).await;
         }
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use adapter::{Adapter, AdapterError};
 use model::{Exit, ExitStatus, InstanceId, LaunchSpec, Limits};
-use protocol::{BindError, CallLog, ConnectError, Connection, LogStream, Protocol};
+use protocol::{BindError, CallLog, ConnectError, Connection, LogStream, Pace, Protocol};
 use tokio::{
     io::AsyncReadExt,
     net::unix::pipe,
@@ -203,10 +203,13 @@ impl Drop for Launching<'_> {
 }
 
 /// Reads until the instance is gone, also what nobody wants: a full pipe would stop the instance.
+/// One that writes faster than its share does wait.
 async fn copy_output(mut pipe: pipe::Receiver, log: Arc<dyn CallLog>) {
     let mut buffer = [0; 4096];
+    let mut pace = Pace::new(Instant::now());
     while let Ok(read @ 1..) = pipe.read(&mut buffer).await {
         log.write(LogStream::NativeOut, &String::from_utf8_lossy(&buffer[..read]));
+        pace.keep(Pace::ENTRY + read).await;
     }
 }
 
@@ -283,4 +286,34 @@ impl Running {
 /// Whether an instance ended because we killed it.
 fn is_ours(exit: Exit) -> bool {
     !exit.out_of_memory && matches!(exit.status, ExitStatus::Signal(9) | ExitStatus::Unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, sync::Mutex};
+
+    use super::*;
+
+    struct Written(Mutex<usize>);
+
+    impl CallLog for Written {
+        fn write(&self, _: LogStream, text: &str) {
+            *self.0.lock().expect("no panic") += text.len();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn output_is_read_no_faster_than_its_share_and_to_its_end() {
+        const BYTES: usize = 16 << 20;
+        let (reading, mut writing) = std::io::pipe().expect("a pipe");
+        let reading = pipe::Receiver::from_owned_fd(reading.into()).expect("a pipe");
+        let writer = std::thread::spawn(move || writing.write_all(&vec![b'\n'; BYTES]));
+        let (begun, log) = (Instant::now(), Arc::new(Written(Mutex::new(0))));
+        copy_output(reading, log.clone()).await;
+        writer.join().expect("no panic").expect("all of it was read");
+        assert_eq!(*log.0.lock().expect("no panic"), BYTES);
+        // Four of the sixteen are free, two more each second.
+        let took = begun.elapsed();
+        assert!(took > Duration::from_secs(5), "{took:?}");
+    }
 }
