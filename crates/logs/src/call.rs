@@ -8,7 +8,7 @@ use protocol::{CallLog, LogStream};
 
 use crate::{
     FunctionLog,
-    split::{Unfinished, pieces, stored_bytes},
+    split::{Unfinished, fitting, pieces, stored_bytes},
 };
 
 /// What one call writes, and how it ends. Costs about two hundred bytes while the call runs.
@@ -107,8 +107,12 @@ impl CallLog for CallRecord {
             state.left_out += text.len().max(1);
             return;
         }
-        let kept = &text[..text.floor_char_boundary(room)];
+        // Before lines are made of it: a text of a megabyte may have a million of them.
+        let kept = fitting(text, room);
         state.left_out += text.len() - kept.len();
+        if kept.is_empty() && !text.is_empty() {
+            return;
+        }
         state.used += stored_bytes(kept);
         let events = state.output.add(stream, kept);
         if !events.is_empty() {

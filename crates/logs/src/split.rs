@@ -12,6 +12,21 @@ pub(crate) fn stored_bytes(text: &str) -> usize {
     text.len() + ends.max(1) * BESIDE_TEXT
 }
 
+/// The longest start of a text that takes so many bytes in a file, about: the first line may have
+/// all of them for its text.
+pub(crate) fn fitting(text: &str, bytes: usize) -> &str {
+    let (mut room, mut end) = (bytes.saturating_add(BESIDE_TEXT), 0);
+    for line in text.split_inclusive('\n') {
+        room = room.saturating_sub(BESIDE_TEXT);
+        if line.len() > room {
+            return &text[..text.floor_char_boundary(end + room)];
+        }
+        room -= line.len();
+        end += line.len();
+    }
+    text
+}
+
 /// Output that comes in pieces, whose last line has not ended yet.
 #[derive(Default)]
 pub(crate) struct Unfinished(String);
@@ -63,6 +78,24 @@ fn without_return(line: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_fits_is_counted_as_it_is_stored() {
+        for (text, bytes, expected) in [
+            ("one", 3, "one"),
+            ("one", 2, "on"),
+            ("one", 0, ""),
+            ("", 0, ""),
+            ("one\ntwo", 107, "one\ntwo"),
+            ("one\ntwo", 106, "one\ntw"),
+            ("one\ntwo", 50, "one\n"),
+            ("\n\n\n\n", 102, "\n\n"),
+            ("xä", 2, "x"), // never half a character
+        ] {
+            let fits = fitting(text, bytes);
+            assert_eq!(fits, expected, "{text:?} in {bytes}");
+        }
+    }
 
     #[test]
     fn pieces_become_lines_wherever_they_were_cut() {

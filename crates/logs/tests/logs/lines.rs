@@ -107,6 +107,21 @@ fn what_goes_beyond_a_calls_limit_is_left_out_and_said() {
 }
 
 #[test]
+fn what_is_beyond_a_calls_limit_is_not_made_into_lines() {
+    let lab = Lab::with(LogLimits { per_call_bytes: 1000, ..LogLimits::default() });
+    let record = lab.function("hello").call(call(1));
+    record.write(LogStream::NativeOut, &"\n".repeat(1 << 20));
+    record.end(end("/"));
+    let texts = lab.texts("hello");
+    // Each is stored with about a hundred bytes around it.
+    let empty = texts.iter().filter(|text| *text == "stdout: ").count();
+    assert!((8..=12).contains(&empty), "{empty} lines");
+    let left_out = (1 << 20) - empty;
+    let note = format!("note: {left_out} bytes were left out: a call may log 1000 bytes");
+    assert_eq!(texts[empty..], [note, "end: GET /".to_owned()]);
+}
+
+#[test]
 fn a_function_that_never_logged_costs_nothing() {
     let lab = Lab::new();
     let _record = lab.function("hello").call(call(1));
