@@ -48,6 +48,9 @@ pub struct Config {
     pub network_range: (Ipv4Addr, u8),
     /// How many finished networks are kept ready.
     pub network_stock: usize,
+    /// How much of the host's memory instances leave alone, in bytes, but at most half of it. Unset,
+    /// it is a tenth and at least 256 MiB.
+    pub memory_reserve: Option<u64>,
 }
 
 impl Config {
@@ -58,6 +61,7 @@ impl Config {
             launcher,
             network_range: (Ipv4Addr::new(10, 199, 0, 0), 16),
             network_stock: 2,
+            memory_reserve: None,
         }
     }
 }
@@ -126,6 +130,7 @@ impl SandboxAdapter {
             state: config.state,
             network_range: config.network_range,
             network_stock: config.network_stock,
+            memory_reserve: config.memory_reserve,
         };
         let bytes = wire::encode(&Request::Start(settings)).step("address the launcher")?;
         send(&connection, &(bytes, None)).await.step("address the launcher")?;
@@ -157,6 +162,11 @@ impl SandboxAdapter {
     /// Why there is no egress network here, if there is none.
     pub fn no_egress(&self) -> Option<&str> {
         self.abilities.no_egress.as_deref()
+    }
+
+    /// What all instances together may use, in bytes, if something limits them together.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        self.abilities.memory_bytes
     }
 
     /// Whether the launcher has ended, and so everything.

@@ -5,38 +5,23 @@
 //! <where the controller is mounted>/hearth/<owner>/<instance>
 //! ```
 
-use std::{
-    collections::BTreeSet,
-    fs, io,
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeSet, fs, io, os::fd::OwnedFd, path::PathBuf, time::Duration};
 
 use model::Limits;
-use rustix::fs::{Access, Mode, OFlags, open};
+use rustix::fs::{Mode, OFlags, open};
+
+mod files;
+mod host;
+mod limits;
+mod place;
+
+use files::{children, processes, read_number, remove, remove_soon};
+use place::{Mounted, Place, Version};
+
+pub(crate) use host::share;
 
 /// The three that instances are limited by.
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
-
-/// The usual length of the time slices in which processor time is given out.
-const PERIOD_MICROS: u64 = 100_000;
-
-/// An init is one more process than the function was promised.
-const INIT: u32 = 1;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Version {
-    V1,
-    V2,
-}
-
-/// A directory below which one owner's groups are.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    directory: PathBuf,
-    version: Version,
-}
 
 /// Where each controller is, of those that can be used.
 #[derive(Clone, Debug, Default)]
@@ -85,21 +70,57 @@ impl Groups {
     /// What a launcher would find, without making anything: each controller with its version and
     /// the directory below which its groups would be.
     pub(crate) fn survey() -> Vec<(&'static str, Option<(u8, PathBuf)>)> {
+        let found = Self::usable().into_iter().map(|(controller, place)| {
+            let described = |Place { directory, version }| match version {
+                Version::V1 => (1, directory),
+                Version::V2 => (2, directory),
+            };
+            (controller, place.map(described))
+        });
+        found.collect()
+    }
+
+    /// Whether a launcher would find that the buffers of sockets count as memory.
+    pub(crate) fn would_count_sockets() -> bool {
+        let counts = |(_, place): &(_, Option<Place>)| {
+            place.as_ref().is_some_and(limits::are_sockets_counted)
+        };
+        Self::usable().iter().find(|(controller, _)| *controller == "memory").is_some_and(counts)
+    }
+
+    fn usable() -> [(&'static str, Option<Place>); 3] {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let mounts: Vec<Mounted> = mounts.lines().filter_map(Mounted::parse).collect();
-        let find = |controller| {
+        CONTROLLERS.map(|controller| {
             let mut candidates = mounts.iter().flat_map(|mount| mount.candidates(controller, &own));
-            let place = candidates.find(|place| place.is_usable(controller))?;
-            let version = if place.version == Version::V2 { 2 } else { 1 };
-            Some((version, place.directory))
-        };
-        CONTROLLERS.map(|controller| (controller, find(controller))).to_vec()
+            (controller, candidates.find(|place| place.is_usable(controller)))
+        })
     }
 
     /// The controllers that are missing here.
     pub(crate) fn missing(&self) -> Vec<&'static str> {
         CONTROLLERS.into_iter().filter(|controller| self.place(controller).is_none()).collect()
+    }
+
+    /// Whether groups decide who has processor time.
+    pub(crate) fn have_weight(&self) -> bool {
+        self.place("cpu").is_some()
+    }
+
+    /// Whether the buffers of an instance's sockets count as its memory.
+    pub(crate) fn are_sockets_counted(&self) -> bool {
+        self.place("memory").is_some_and(limits::are_sockets_counted)
+    }
+
+    /// Keeps all instances together from taking the machine's memory and the daemon's processor
+    /// time. Returns how much memory they may use; none if nothing limits them together.
+    pub(crate) fn confine(&self, machine: u64, reserve: Option<u64>) -> io::Result<Option<u64>> {
+        self.place("cpu").map(host::weigh).transpose()?;
+        let Some(place) = self.place("memory") else { return Ok(None) };
+        let bytes = share(host::memory(place, machine), reserve);
+        limits::limit_memory(&place.directory, place.version, bytes)?;
+        Ok(Some(bytes))
     }
 
     fn place(&self, controller: &str) -> Option<&Place> {
@@ -168,27 +189,7 @@ impl Group {
 
     fn apply(&self, old: Option<&Limits>, new: &Limits) -> io::Result<()> {
         for (controller, place) in &self.groups.controllers {
-            let directory = self.directory(place);
-            let differs = |value: fn(&Limits) -> u64| old.map(value) != Some(value(new));
-            match *controller {
-                "memory" if differs(|limits| limits.memory_bytes) => {
-                    let bytes = new.memory_bytes;
-                    match place.version {
-                        Version::V2 => limit_memory_v2(&directory, bytes)?,
-                        Version::V1 => {
-                            let is_rise = old.is_some_and(|old| old.memory_bytes < bytes);
-                            limit_memory_v1(&directory, is_rise, bytes)?;
-                        }
-                    }
-                }
-                "cpu" if differs(|limits| limits.cpus_milli.into()) => {
-                    limit_cpu(&directory, place.version, new)?;
-                }
-                "pids" if differs(|limits| limits.pids.into()) => {
-                    write(&directory, "pids.max", new.pids.saturating_add(INIT))?;
-                }
-                _ => {}
-            }
+            limits::apply(controller, (&self.directory(place), place.version), old, new)?;
         }
         Ok(())
     }
@@ -215,11 +216,15 @@ impl Group {
     /// What its processes use at this moment, as the limit counts it.
     pub(crate) fn memory_bytes(&self) -> Option<u64> {
         let place = self.groups.place("memory")?;
-        let file = match place.version {
-            Version::V1 => "memory.usage_in_bytes",
-            Version::V2 => "memory.current",
-        };
-        fs::read_to_string(self.directory(place).join(file)).ok()?.trim().parse().ok()
+        let directory = self.directory(place);
+        match place.version {
+            Version::V1 => {
+                let rest = read_number(&directory, "memory.usage_in_bytes")?;
+                let sockets = read_number(&directory, "memory.kmem.tcp.usage_in_bytes");
+                Some(rest + sockets.unwrap_or(0))
+            }
+            Version::V2 => read_number(&directory, "memory.current"),
+        }
     }
 
     /// The time they have had. Unknown where v1 counts it in another hierarchy than it limits it.
@@ -227,10 +232,7 @@ impl Group {
         let place = self.groups.place("cpu")?;
         let directory = self.directory(place);
         match place.version {
-            Version::V1 => {
-                let text = fs::read_to_string(directory.join("cpuacct.usage")).ok()?;
-                text.trim().parse().ok().map(Duration::from_nanos)
-            }
+            Version::V1 => read_number(&directory, "cpuacct.usage").map(Duration::from_nanos),
             Version::V2 => {
                 let text = fs::read_to_string(directory.join("cpu.stat")).ok()?;
                 let line = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
@@ -245,7 +247,8 @@ impl Group {
         Some(processes(&self.directory(place)))
     }
 
-    /// Whether the kernel killed one of its processes for want of memory.
+    /// Whether the kernel killed one of its processes for want of memory: its own, or that of all
+    /// instances together or of the host. Each kill is counted where the killed process was.
     pub(crate) fn is_out_of_memory(&self) -> bool {
         let Some(place) = self.groups.place("memory") else { return false };
         let file = match place.version {
@@ -262,180 +265,6 @@ impl Group {
     pub(crate) fn remove(&self) -> io::Result<()> {
         self.groups.places().into_iter().try_for_each(|place| remove(&self.directory(place)))
     }
-}
-
-fn quota_micros(limits: &Limits) -> u64 {
-    u64::from(limits.cpus_milli) * PERIOD_MICROS / 1000
-}
-
-fn limit_cpu(directory: &Path, version: Version, limits: &Limits) -> io::Result<()> {
-    let quota = quota_micros(limits);
-    match version {
-        Version::V2 => write(directory, "cpu.max", format!("{quota} {PERIOD_MICROS}")),
-        Version::V1 => {
-            write(directory, "cpu.cfs_period_us", PERIOD_MICROS)?;
-            write(directory, "cpu.cfs_quota_us", quota)
-        }
-    }
-}
-
-fn limit_memory_v2(directory: &Path, bytes: u64) -> io::Result<()> {
-    write(directory, "memory.max", bytes)?;
-    // Half a runtime is of no use: all or none of its processes die.
-    write(directory, "memory.oom.group", 1)?;
-    if_there(write(directory, "memory.swap.max", 0))
-}
-
-fn limit_memory_v1(directory: &Path, is_rise: bool, bytes: u64) -> io::Result<()> {
-    let memory = || write(directory, "memory.limit_in_bytes", bytes);
-    // Memory and swap together: no swap. The file is missing where swap is not accounted.
-    let both = || if_there(write(directory, "memory.memsw.limit_in_bytes", bytes));
-    // Both together must never be less than memory alone.
-    if is_rise { both().and_then(|()| memory()) } else { memory().and_then(|()| both()) }
-}
-
-fn write(directory: &Path, file: &str, value: impl ToString) -> io::Result<()> {
-    // Not `fs::write`, which would make the file where the controller is missing.
-    let file = fs::OpenOptions::new().write(true).open(directory.join(file))?;
-    io::Write::write_all(&mut &file, value.to_string().as_bytes())
-}
-
-fn if_there(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
-}
-
-fn remove(directory: &Path) -> io::Result<()> {
-    if_there(fs::remove_dir(directory))
-}
-
-/// At the start and at the end there is time to wait for what was killed.
-fn remove_soon(directory: &Path) {
-    for _ in 0..100 {
-        match remove(directory) {
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                std::thread::sleep(std::time::Duration::from_millis(10));
-            }
-            _ => return,
-        }
-    }
-}
-
-fn children(directory: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_dir()).collect()
-}
-
-fn processes(directory: &Path) -> Vec<rustix::process::Pid> {
-    let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-    text.lines().filter_map(|line| rustix::process::Pid::from_raw(line.parse().ok()?)).collect()
-}
-
-/// A mounted hierarchy.
-struct Mounted<'a> {
-    version: Version,
-    at: PathBuf,
-    /// Which part of the hierarchy is mounted there.
-    root: &'a str,
-    /// The controllers of a v1 hierarchy.
-    options: &'a str,
-}
-
-impl<'a> Mounted<'a> {
-    /// Reads a line of `mountinfo`: `id parent device root at options … - type source options`.
-    fn parse(line: &'a str) -> Option<Self> {
-        let (left, right) = line.split_once(" - ")?;
-        let mut left = left.split(' ').skip(3);
-        let (root, at) = (left.next()?, left.next()?);
-        let mut right = right.split(' ');
-        let version = match right.next()? {
-            "cgroup" => Version::V1,
-            "cgroup2" => Version::V2,
-            _ => return None,
-        };
-        let options = right.nth(1)?;
-        Some(Self { version, at: PathBuf::from(at), root, options })
-    }
-
-    /// Directories below which our groups may be made, the better first.
-    fn candidates(&self, controller: &str, own: &str) -> Vec<Place> {
-        let place = |directory| Place { directory, version: self.version };
-        match self.version {
-            Version::V1 if !self.options.split(',').any(|option| option == controller) => vec![],
-            Version::V1 => vec![place(self.at.clone())],
-            Version::V2 => {
-                let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
-                let below = own.strip_prefix(self.root).unwrap_or(own).trim_start_matches('/');
-                // The whole of what is mounted, on a host or in a container; without root, only
-                // the part that was delegated to us is writable.
-                vec![place(self.at.clone()), place(self.at.join(below))]
-            }
-        }
-    }
-}
-
-impl Place {
-    fn is_usable(&self, controller: &str) -> bool {
-        let is_writable = rustix::fs::access(&self.directory, Access::WRITE_OK).is_ok();
-        is_writable && (self.version == Version::V1 || has_controller(&self.directory, controller))
-    }
-
-    /// Makes the owner's directory below this one, with the controller ready for its children.
-    fn prepare(&self, controller: &str, owner: &str) -> io::Result<Self> {
-        let common = self.directory.join("hearth");
-        let directory = common.join(owner);
-        if self.version == Version::V2 {
-            self.delegate(controller)?;
-        }
-        fs::create_dir_all(&directory)?;
-        // It may be there because another user has the same number.
-        rustix::fs::access(&directory, Access::WRITE_OK)?;
-        if self.version == Version::V2 {
-            enable(&common, controller)?;
-            enable(&directory, controller)?;
-        }
-        Ok(Self { directory, version: self.version })
-    }
-
-    /// Gives the controller to the children. A group below the top of the host must have no
-    /// processes of its own for that, so those that are there move into a child: daemon and
-    /// launcher, or with root all of a container.
-    fn delegate(&self, controller: &str) -> io::Result<()> {
-        match enable(&self.directory, controller) {
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                let all = processes(&self.directory);
-                if !rustix::process::getuid().is_root() && !all.iter().all(is_ours) {
-                    return Err(error);
-                }
-                let daemon = self.directory.join("hearth-daemon");
-                fs::create_dir_all(&daemon)?;
-                for process in all {
-                    write(&daemon, "cgroup.procs", process.as_raw_nonzero())?;
-                }
-                enable(&self.directory, controller)
-            }
-            result => result,
-        }
-    }
-}
-
-/// Whether a process is this launcher or its daemon.
-fn is_ours(process: &rustix::process::Pid) -> bool {
-    *process == rustix::process::getpid() || Some(*process) == rustix::process::getppid()
-}
-
-fn has_controller(directory: &Path, controller: &str) -> bool {
-    let available = fs::read_to_string(directory.join("cgroup.controllers")).unwrap_or_default();
-    available.split_whitespace().any(|name| name == controller)
-}
-
-fn enable(directory: &Path, controller: &str) -> io::Result<()> {
-    if !has_controller(directory, controller) {
-        return Err(io::ErrorKind::Unsupported.into());
-    }
-    write(directory, "cgroup.subtree_control", format!("+{controller}"))
 }
 
 #[cfg(test)]

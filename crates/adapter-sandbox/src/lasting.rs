@@ -42,6 +42,11 @@ impl LastingSandboxAdapter {
         self.current().no_egress().map(str::to_owned)
     }
 
+    /// What all instances together may use, in bytes, if something limits them together.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        self.current().memory_bytes()
+    }
+
     /// Kills all instances and removes everything. Returns when that is done.
     pub async fn shutdown(&self) {
         *self.replacing.lock().await = true;

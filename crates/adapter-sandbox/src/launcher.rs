@@ -189,6 +189,7 @@ impl<'a> Launcher<'a> {
         let owner = setup::take_ownership(&settings)?;
         let groups = Groups::find(&owner.number.to_string());
         groups.clear();
+        let memory = groups.confine(setup::memory_of_machine(), settings.memory_reserve);
         let is_root = setup::is_root();
         if !is_root {
             setup::become_root_of_own_namespace().step("make a user namespace")?;
@@ -223,7 +224,7 @@ impl<'a> Launcher<'a> {
             buffer,
         };
         launcher.listen(launcher.daemon, Source::Daemon).step("listen to the daemon")?;
-        launcher.tell(&Event::Ready(setup::abilities(&launcher.workshop)));
+        launcher.tell(&Event::Ready(setup::abilities(&launcher.workshop, memory)));
         if launcher.workshop.networks.has_enabled_forwarding {
             let text = "the host forwards IPv4 packets from now on (net.ipv4.ip_forward)";
             launcher.tell(&Event::Notice(text.into()));

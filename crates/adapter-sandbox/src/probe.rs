@@ -79,6 +79,7 @@ pub fn probe() -> Probe {
     findings.extend(mounts());
     findings.push(seccomp());
     findings.extend(groups());
+    findings.push(sockets());
     findings.push(landlock());
     findings.extend(network());
     Probe { findings }
@@ -144,6 +145,19 @@ fn groups() -> impl Iterator<Item = Finding> {
             otherwise memory and processes are limited for each process by itself";
         finding(what, tried, gives, remedy)
     })
+}
+
+fn sockets() -> Finding {
+    let counted = Groups::would_count_sockets();
+    let tried = if counted { Ok(String::new()) } else { Err(other("not counted".into())) };
+    finding(
+        "cgroup memory of sockets",
+        tried,
+        "what an instance's sockets hold is part of its memory",
+        "use cgroup version 2, or version 1 on a kernel that has memory.kmem.tcp.limit_in_bytes; \
+            otherwise instances share what the kernel gives to all sockets (net.ipv4.tcp_mem, \
+            net.ipv4.udp_mem)",
+    )
 }
 
 fn network() -> [Finding; 3] {

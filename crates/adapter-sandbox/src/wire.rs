@@ -55,6 +55,8 @@ pub(crate) struct Settings {
     pub(crate) state: PathBuf,
     pub(crate) network_range: (std::net::Ipv4Addr, u8),
     pub(crate) network_stock: usize,
+    /// How much of the host's memory no instance may have; unset is the usual share.
+    pub(crate) memory_reserve: Option<u64>,
 }
 
 /// From the launcher to the daemon.
@@ -102,6 +104,8 @@ pub(crate) struct Abilities {
     pub(crate) weaknesses: Vec<String>,
     /// Why there is no egress network, if there is none.
     pub(crate) no_egress: Option<String>,
+    /// What all instances together may use; none if nothing limits them together.
+    pub(crate) memory_bytes: Option<u64>,
 }
 
 /// From the launcher to an init.

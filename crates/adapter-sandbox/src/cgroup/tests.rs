@@ -1,4 +1,7 @@
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    path::Path,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use super::*;
 
@@ -173,6 +176,99 @@ fn controllers_may_be_on_different_hierarchies() {
         "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n",
     );
     assert!(group.is_out_of_memory());
+}
+
+/// The v1 hierarchy of memory in a directory, with an owner's group and those around it.
+fn memory_v1(fake: &Fake, has_sockets: bool) -> Groups {
+    for directory in ["", "hearth/", "hearth/0/", "hearth/0/web/"] {
+        for file in ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"] {
+            fake.write(&format!("{directory}{file}"), "9223372036854771712");
+        }
+        if has_sockets {
+            fake.write(
+                &format!("{directory}memory.kmem.tcp.limit_in_bytes"),
+                "9223372036854771712",
+            );
+        }
+        fake.write(&format!("{directory}cgroup.procs"), "");
+        fake.write(&format!("{directory}tasks"), "");
+    }
+    let mounts = format!("35 31 0:32 / {} rw - cgroup cgroup rw,memory\n", fake.0.display());
+    Groups::among(&mounts, "4:memory:/\n", "0")
+}
+
+#[test]
+fn version_1_divides_memory_between_sockets_and_the_rest() {
+    for (has_sockets, sockets, rest) in [(true, 4 << 20, 60 << 20), (false, 0, 64 << 20)] {
+        let fake = Fake::new();
+        let groups = memory_v1(&fake, has_sockets);
+        assert_eq!(groups.are_sockets_counted(), has_sockets);
+        let (group, _) = groups.create("web", &limits()).expect("made");
+        // A file keeps what it had behind a shorter text, other than the kernel's.
+        let starts = |file: &str, value: u64| {
+            let text = fake.read(&format!("hearth/0/web/{file}"));
+            assert!(text.starts_with(&value.to_string()), "{file}: {text}");
+        };
+        starts("memory.limit_in_bytes", rest);
+        starts("memory.memsw.limit_in_bytes", rest);
+        if has_sockets {
+            starts("memory.kmem.tcp.limit_in_bytes", sockets);
+        }
+        let double = Limits { memory_bytes: 128 << 20, ..limits() };
+        group.change(&limits(), &double).expect("written");
+        starts("memory.limit_in_bytes", 2 * rest);
+        if has_sockets {
+            starts("memory.kmem.tcp.limit_in_bytes", 2 * sockets);
+            fake.write("hearth/0/web/memory.kmem.tcp.usage_in_bytes", "1000\n");
+        }
+        fake.write("hearth/0/web/memory.usage_in_bytes", "4096\n");
+        assert_eq!(group.memory_bytes(), Some(if has_sockets { 5096 } else { 4096 }));
+    }
+}
+
+#[test]
+fn all_instances_together_leave_something_to_the_host() {
+    const GIB: u64 = 1 << 30;
+    for (memory, reserve, expected) in [
+        (20 * GIB, None, 18 * GIB),           // a tenth
+        (GIB, None, GIB - (256 << 20)),       // never less than this
+        (256 << 20, None, 128 << 20),         // never more than half
+        (20 * GIB, Some(GIB), 19 * GIB),      // as was asked for
+        (20 * GIB, Some(30 * GIB), 10 * GIB), // never more than half
+        (20 * GIB, Some(0), 20 * GIB),        // as was asked for
+    ] {
+        assert_eq!(share(memory, reserve), expected, "{memory} {reserve:?}");
+    }
+}
+
+#[test]
+fn groups_around_the_owner_may_leave_less_than_the_machine_has() {
+    let fake = Fake::new();
+    for directory in ["", "hearth/", "hearth/3/", "hearth/3/web/"] {
+        furnish(&fake, directory);
+        fake.write(&format!("{directory}cpu.weight"), "");
+    }
+    let groups = Groups::among(&v2_line(&fake.0), "0::/\n", "3");
+    let machine = 100 << 30;
+    for (around, expected) in [("max", machine - (10 << 30)), ("4294967296", 4 << 30)] {
+        fake.write("memory.max", around);
+        fake.write("hearth/3/memory.max", "");
+        let reserve = (around != "max").then_some(0);
+        assert_eq!(groups.confine(machine, reserve).expect("written"), Some(expected));
+        assert_eq!(fake.read("hearth/3/memory.max"), expected.to_string());
+    }
+    // The instances of all owners weigh half of what the daemon does.
+    assert_eq!(fake.read("hearth/cpu.weight"), "50");
+    // They end one by one: what one has done is not the others' fault.
+    assert_eq!(fake.read("hearth/3/memory.oom.group"), "0");
+
+    let fake = Fake::new();
+    let groups = memory_v1(&fake, true);
+    assert_eq!(groups.confine(1 << 30, Some(0)).expect("written"), Some(1 << 30));
+    let limit = fake.read("hearth/0/memory.limit_in_bytes");
+    assert!(limit.starts_with(&((1 << 30) - (64 << 20)).to_string()), "{limit}");
+
+    assert_eq!(Groups::default().confine(1 << 30, None).expect("nothing to do"), None);
 }
 
 #[test]

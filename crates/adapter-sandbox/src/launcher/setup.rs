@@ -19,7 +19,7 @@ use crate::{
 pub(crate) const ABSTRACT_SOCKETS: i64 = 6;
 
 /// What holds here, and what does not.
-pub(super) fn abilities(workshop: &Workshop) -> Abilities {
+pub(super) fn abilities(workshop: &Workshop, memory: io::Result<Option<u64>>) -> Abilities {
     let no_egress = workshop.networks.no_egress.clone();
     let mut weaknesses = Vec::new();
     let missing = workshop.groups.missing();
@@ -29,6 +29,27 @@ pub(super) fn abilities(workshop: &Workshop) -> Abilities {
              processor time is not, and running out of memory is not reported as such",
             missing.join(", ")
         ));
+    }
+    if !workshop.groups.are_sockets_counted() {
+        let text = "the buffers of sockets are not counted as memory of instances: each can hold as \
+            much in them as the kernel gives to all sockets of the host (control groups of version 2 \
+            count them, and those of version 1 with memory.kmem.tcp.limit_in_bytes)";
+        weaknesses.push(text.into());
+    }
+    let memory_bytes = memory.unwrap_or_else(|error| {
+        weaknesses.push(format!("could not limit all instances together: {error}"));
+        None
+    });
+    if memory_bytes.is_none() {
+        let text = "nothing limits the memory of all instances together: when the host has no more, \
+            the kernel ends the largest of them first";
+        weaknesses.push(text.into());
+    }
+    if !workshop.groups.have_weight() {
+        let text = "no cgroup for cpu: instances step back behind the daemon by their nice level \
+            only, which does not help where the kernel groups processes by session \
+            (kernel.sched_autogroup_enabled)";
+        weaknesses.push(text.into());
     }
     if workshop.first_user.is_none() {
         weaknesses
@@ -50,7 +71,7 @@ pub(super) fn abilities(workshop: &Workshop) -> Abilities {
                 .into(),
         );
     }
-    Abilities { weaknesses, no_egress }
+    Abilities { weaknesses, no_egress, memory_bytes }
 }
 
 /// Whether the launcher may do everything by itself. Root in a container often may not.
@@ -90,6 +111,13 @@ pub(super) fn take_ownership(settings: &Settings) -> Result<Owner, Fault> {
         }
     }
     ours.ok_or(refusal).step(format!("take one of {} owner numbers", owner::MOST))
+}
+
+/// In bytes.
+pub(super) fn memory_of_machine() -> u64 {
+    let machine = rustix::system::sysinfo();
+    #[expect(clippy::useless_conversion, reason = "a word, whose size is the machine's")]
+    u64::from(machine.totalram).saturating_mul(machine.mem_unit.max(1).into())
 }
 
 pub(super) fn make_directory(path: &Path) -> io::Result<()> {
