@@ -23,6 +23,7 @@ use rustix::{
 use crate::{
     fault::{Fault, Step},
     mounts::{attach, detached_copy},
+    priority,
     seccomp::Filters,
     sys,
     wire::{self, Order, Report, Status},
@@ -42,6 +43,8 @@ pub(crate) struct Plan {
     pub(crate) socket: Option<OwnedFd>,
     /// Its groups on cgroup v1, opened for joining.
     pub(crate) groups: Vec<OwnedFd>,
+    /// Whether they decide who has processor time.
+    pub(crate) has_weight: bool,
     pub(crate) limits: Limits,
     /// Whether its network namespace is new and nobody has set it up.
     pub(crate) raise_loopback: bool,
@@ -87,6 +90,7 @@ impl Init<'_> {
         for group in &self.plan.groups {
             rustix::io::write(group, b"0").step("join a cgroup")?;
         }
+        priority::step_back(self.plan.has_weight).step("step back behind the host")?;
         // It begins where its process is, so only now.
         sys::unshare(UnshareFlags::NEWCGROUP).step("make a cgroup namespace")?;
         self.close_foreign();

@@ -87,6 +87,7 @@ impl Workshop {
             root,
             socket,
             groups: v1,
+            has_weight: self.groups.have_weight(),
             limits: spec.limits.clone(),
             raise_loopback: spec.network == Network::None && lease.is_none(),
             filters: Rc::clone(&self.filters),

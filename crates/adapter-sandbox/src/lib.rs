@@ -30,6 +30,7 @@ mod nameservers;
 mod netlink;
 mod network;
 mod owner;
+mod priority;
 mod probe;
 mod seccomp;
 mod sys;

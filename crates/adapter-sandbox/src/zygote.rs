@@ -29,6 +29,7 @@ use crate::{
     init::enter,
     launch::Workshop,
     mounts::{attach, detached_copy},
+    priority,
     sys::{self, Child},
     template::Key,
     wire,
@@ -250,10 +251,11 @@ impl Process {
             .step("use a text with a zero byte in it")?;
         let root = detached_copy(workshop.templates.get(spec)?).step("copy the root")?;
         let (ours, theirs) = wire::pair().step("make a socket for a zygote")?;
+        let has_weight = workshop.groups.have_weight();
         let fork = || match sys::clone3(libc::CLONE_NEWNS, None)? {
             Some(child) => Ok(child),
             None => {
-                let Err(fault) = become_zygote(&root, &theirs, &arguments);
+                let Err(fault) = become_zygote(&root, &theirs, &arguments, has_weight);
                 eprintln!("hearth: a zygote: {fault}");
                 sys::exit(127)
             }
@@ -315,12 +317,15 @@ fn become_zygote(
     root: &OwnedFd,
     socket: &OwnedFd,
     arguments: &[CString],
+    has_weight: bool,
 ) -> Result<std::convert::Infallible, Fault> {
     let program = arguments.first().ok_or_else(|| Fault::new("run no program", libc::EINVAL))?;
     rustix::process::setsid().step("lead a session")?;
     // A launcher that ended earlier has closed the socket, which a zygote takes as its end.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .step("tie itself to the launcher")?;
+    // Whom it forks is where it is.
+    priority::step_back(has_weight).step("step back behind the host")?;
     attach(root, std::path::Path::new("/mnt")).step("mount the root")?;
     enter("/mnt").step("enter the root")?;
     worker::lower(Resource::Core, 0).step("set resource limits")?;
