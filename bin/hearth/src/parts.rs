@@ -128,7 +128,12 @@ pub(crate) fn template(
 }
 
 impl Chosen {
-    pub(crate) async fn start(name: AdapterName, data: &OwnedDirectory) -> anyhow::Result<Self> {
+    /// Starts it. `memory_reserve` is how much of the host's memory instances leave alone.
+    pub(crate) async fn start(
+        name: AdapterName,
+        data: &OwnedDirectory,
+        memory_reserve: Option<u64>,
+    ) -> anyhow::Result<Self> {
         match name {
             AdapterName::Process => {
                 let adapter = ProcessAdapter::start(data.subdirectory(state::PROCESSES)?)?;
@@ -137,7 +142,10 @@ impl Chosen {
             AdapterName::Sandbox => {
                 let state = state::runtime_parent().join("sandbox");
                 let launcher = vec!["/proc/self/exe".into(), LAUNCHER.into()];
-                let config = adapter_sandbox::Config::new(state, launcher);
+                let config = adapter_sandbox::Config {
+                    memory_reserve,
+                    ..adapter_sandbox::Config::new(state, launcher)
+                };
                 let adapter = LastingSandboxAdapter::start(config).await.map_err(|error| {
                     let message = format!(
                         "no sandbox on this machine: {:#}; `hearth doctor` says what is missing, \
@@ -178,6 +186,15 @@ impl Chosen {
         }
     }
 
+    /// Says so if that many instances with the usual memory need more than there is for them.
+    pub(crate) fn overcommitment(&self, instances: u32) -> Option<String> {
+        let limited = match self {
+            Self::Sandbox(adapter) => adapter.memory_bytes(),
+            Self::Process(_) => None,
+        };
+        overcommitment(instances, limited, machine_memory())
+    }
+
     pub(crate) fn weaknesses(&self) -> Vec<String> {
         match self {
             Self::Sandbox(adapter) => adapter.weaknesses(),
@@ -190,5 +207,47 @@ impl Chosen {
             Self::Sandbox(adapter) => adapter.shutdown().await,
             Self::Process(_) => {}
         }
+    }
+}
+
+/// In bytes.
+fn machine_memory() -> u64 {
+    let machine = rustix::system::sysinfo();
+    #[expect(clippy::useless_conversion, reason = "a word, whose size is the machine's")]
+    u64::from(machine.totalram).saturating_mul(machine.mem_unit.max(1).into())
+}
+
+fn overcommitment(instances: u32, limited: Option<u64>, machine: u64) -> Option<String> {
+    let each = Limits::default().memory_bytes;
+    let (all, room) = (u64::from(instances) * each, limited.unwrap_or(machine));
+    let consequence = match limited {
+        Some(_) => "when that is full, the largest instance ends",
+        None => "nothing but the host's own memory limits them together",
+    };
+    (all > room).then(|| {
+        format!(
+            "{instances} instances (--max-instances) of {} MiB may need {} MiB, and there are {} \
+             MiB for all of them: {consequence}",
+            each >> 20,
+            all >> 20,
+            room >> 20
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_that_exceed_the_memory_are_said() {
+        const GIB: u64 = 1 << 30;
+        assert_eq!(overcommitment(4, Some(2 * GIB), 8 * GIB), None);
+        assert_eq!(overcommitment(16, None, 8 * GIB), None);
+        let said = overcommitment(5, Some(2 * GIB), 8 * GIB).expect("too many");
+        assert!(said.contains("5 instances") && said.contains("2560 MiB"), "{said}");
+        assert!(said.contains("2048 MiB") && said.contains("largest"), "{said}");
+        let said = overcommitment(17, None, 8 * GIB).expect("too many");
+        assert!(said.contains("8192 MiB") && said.contains("nothing"), "{said}");
     }
 }

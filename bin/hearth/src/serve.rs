@@ -130,7 +130,7 @@ async fn serve(arguments: Arguments, stop: &CancellationToken) -> anyhow::Result
         () = stop.cancelled() => return Ok(()),
         prepared = prepare(&arguments, &data, &telemetry) => prepared?,
     };
-    let adapter = Chosen::start(arguments.adapter, &data).await?;
+    let adapter = Chosen::start(arguments.adapter, &data, None).await?;
     let engine = Engine::new(
         adapter.adapter(),
         Arc::new(WorkerProtocol::new(worker_config(&sockets)?)),

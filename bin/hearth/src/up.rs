@@ -68,7 +68,7 @@ async fn up(settings: Settings, stop: &CancellationToken) -> anyhow::Result<()> 
 
     let own = OwnedDirectory::create(&data.join("run"))?;
     let sockets = OwnedDirectory::create(&state::runtime_parent())?;
-    let adapter = Chosen::start(settings.adapter, &own).await?;
+    let adapter = Chosen::start(settings.adapter, &own, settings.memory_reserve).await?;
     let switchboard = Switchboard::default();
     let metrics = Arc::new(Metrics::new(VERSION));
     let languages = Languages::new(
@@ -106,7 +106,7 @@ async fn up(settings: Settings, stop: &CancellationToken) -> anyhow::Result<()> 
         ..DoorConfig::default()
     };
     let door = Door::new(door_config, platform.clone(), administration.router());
-    announce(address, &data, &adapter)?;
+    announce(address, &data, &adapter, settings.instances())?;
     server.run(Arc::new(door), stop.cancelled()).await;
     platform.shut_down().await;
     adapter.shut_down().await;
@@ -139,9 +139,7 @@ fn executor(
     let engine = Engine::new(adapter.adapter(), protocol, outputs);
     let metrics = metrics.clone();
     let config = ExecutorConfig {
-        limits: PoolLimits::for_instances(
-            settings.max_instances.unwrap_or_else(data::usual_instances),
-        ),
+        limits: PoolLimits::for_instances(settings.instances()),
         spares: SparePolicy {
             max: settings.max_spares.unwrap_or(SparePolicy::default().max),
             ..SparePolicy::default()
@@ -169,8 +167,13 @@ fn spans_from_environment() -> anyhow::Result<Arc<Spans>> {
 }
 
 /// Says where calls are accepted, now that they are. The first line is for programs, too.
-fn announce(address: SocketAddr, data: &Path, adapter: &Chosen) -> anyhow::Result<()> {
-    for weakness in adapter.weaknesses() {
+fn announce(
+    address: SocketAddr,
+    data: &Path,
+    adapter: &Chosen,
+    instances: u32,
+) -> anyhow::Result<()> {
+    for weakness in adapter.weaknesses().into_iter().chain(adapter.overcommitment(instances)) {
         eprintln!("note: {weakness}");
     }
     let mut out = std::io::stdout().lock();

@@ -50,6 +50,10 @@ pub(crate) struct Arguments {
     /// The most instances at once, spares included [default: by memory, 96 MiB each].
     #[arg(long, value_name = "N")]
     max_instances: Option<u32>,
+    /// How much of the host's memory instances leave alone, such as `2GiB`, at most half of it
+    /// [default: a tenth, at least 256MiB].
+    #[arg(long, value_name = "SIZE")]
+    memory_reserve: Option<String>,
     /// The most spares of each runtime [default: 8].
     #[arg(long, value_name = "N")]
     max_spares: Option<u32>,
@@ -84,6 +88,7 @@ struct FileSettings {
     domain: Option<String>,
     max_instances: Option<u32>,
     max_spares: Option<u32>,
+    memory_reserve: Option<String>,
     #[serde(with = "humantime_serde")]
     load_timeout: Option<Duration>,
     network: Option<Network>,
@@ -105,6 +110,7 @@ pub(crate) struct Settings {
     pub(crate) domain: Option<String>,
     pub(crate) max_instances: Option<u32>,
     pub(crate) max_spares: Option<u32>,
+    pub(crate) memory_reserve: Option<u64>,
     pub(crate) load_timeout: Duration,
     pub(crate) network: Option<Network>,
     pub(crate) adapter: AdapterName,
@@ -148,6 +154,12 @@ impl Arguments {
         if max_spares.is_some_and(|count| count > 256) {
             mistakes.push("max-spares must be at most 256".into());
         }
+        let memory_reserve = self.memory_reserve.as_deref().or(file.memory_reserve.as_deref());
+        let memory_reserve = memory_reserve.map(model::parse_size).transpose();
+        let memory_reserve = memory_reserve.unwrap_or_else(|error| {
+            mistakes.push(format!("memory-reserve: {error}"));
+            None
+        });
         let log_bytes = file.log_bytes.as_deref().map(model::parse_size).transpose();
         let log_bytes = log_bytes.unwrap_or_else(|error| {
             mistakes.push(format!("log-bytes: {error}"));
@@ -181,6 +193,7 @@ impl Arguments {
             domain: self.domain.clone().or(file.domain),
             max_instances,
             max_spares,
+            memory_reserve,
             load_timeout: self.load_timeout.or(file.load_timeout).unwrap_or(BIND_TIMEOUT),
             network: self.network.or(file.network),
             adapter,
@@ -193,6 +206,11 @@ impl Arguments {
 }
 
 impl Settings {
+    /// The most instances at once.
+    pub(crate) fn instances(&self) -> u32 {
+        self.max_instances.unwrap_or_else(super::data::usual_instances)
+    }
+
     pub(crate) fn log_limits(&self) -> LogLimits {
         let usual = LogLimits::default();
         let per_function_bytes = self.log_bytes.unwrap_or(usual.per_function_bytes);
@@ -224,11 +242,13 @@ mod tests {
 
     #[test]
     fn the_command_line_wins_over_the_file() {
-        let file = "listen = '0.0.0.0:80'\nmax-instances = 7\nlog-age = '2days'\nnetwork = 'none'";
+        let file = "listen = '0.0.0.0:80'\nmax-instances = 7\nlog-age = '2days'\nnetwork = 'none'\n\
+                    memory-reserve = '2GiB'";
         let settings = merged(&["--max-instances", "9"], file).expect("right");
         assert_eq!(settings.listen.port(), 80);
         assert_eq!(settings.max_instances, Some(9));
         assert_eq!(settings.network, Some(Network::None));
+        assert_eq!(settings.memory_reserve, Some(2 << 30));
         assert_eq!(settings.log_limits().age, Duration::from_secs(2 * 24 * 3600));
         let settings = merged(&[], "").expect("nothing need be said");
         assert_eq!(settings.listen.to_string(), "127.0.0.1:8080");
@@ -237,9 +257,10 @@ mod tests {
     #[test]
     fn all_mistakes_come_together() {
         let file = "max-instances = 0\nlog-bytes = '1KB'\nlog-format = 'xml'\nproduction = true\n\
-                    adapter = 'process'\npublic-url = 'example.com'\nmax-spares = 1000";
+                    adapter = 'process'\npublic-url = 'example.com'\nmax-spares = 1000\n\
+                    memory-reserve = '1GB'";
         let mistakes = merged(&[], file).expect_err("wrong");
-        assert_eq!(mistakes.len(), 6, "{mistakes:#?}");
+        assert_eq!(mistakes.len(), 7, "{mistakes:#?}");
     }
 
     #[test]
