@@ -18,8 +18,6 @@ mod place;
 use files::{children, processes, read_number, remove, remove_soon};
 use place::{Mounted, Place, Version};
 
-pub(crate) use host::share;
-
 /// The three that instances are limited by.
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
@@ -116,11 +114,13 @@ impl Groups {
     /// Keeps all instances together from taking the machine's memory and the daemon's processor
     /// time. Returns how much memory they may use; none if nothing limits them together.
     pub(crate) fn confine(&self, machine: u64, reserve: Option<u64>) -> io::Result<Option<u64>> {
+        let limit = |place: &Place| {
+            let bytes = host::share(host::memory(place, machine), reserve);
+            limits::limit_memory(&place.directory, place.version, bytes).map(|()| bytes)
+        };
+        let limited = self.place("memory").map(limit).transpose()?;
         self.place("cpu").map(host::weigh).transpose()?;
-        let Some(place) = self.place("memory") else { return Ok(None) };
-        let bytes = share(host::memory(place, machine), reserve);
-        limits::limit_memory(&place.directory, place.version, bytes)?;
-        Ok(Some(bytes))
+        Ok(limited)
     }
 
     fn place(&self, controller: &str) -> Option<&Place> {

@@ -12,7 +12,7 @@ const LEAST_RESERVE: u64 = 256 << 20;
 
 /// What all instances together may use of this much memory: all but the reserve, which is usually
 /// a tenth and at least 256 MiB, and never more than half of it.
-pub(crate) fn share(memory: u64, reserve: Option<u64>) -> u64 {
+pub(super) fn share(memory: u64, reserve: Option<u64>) -> u64 {
     let reserve = reserve.unwrap_or_else(|| LEAST_RESERVE.max(memory / 10));
     memory - reserve.min(memory / 2)
 }

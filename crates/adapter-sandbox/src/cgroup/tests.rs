@@ -237,7 +237,7 @@ fn all_instances_together_leave_something_to_the_host() {
         (20 * GIB, Some(30 * GIB), 10 * GIB), // never more than half
         (20 * GIB, Some(0), 20 * GIB),        // as was asked for
     ] {
-        assert_eq!(share(memory, reserve), expected, "{memory} {reserve:?}");
+        assert_eq!(host::share(memory, reserve), expected, "{memory} {reserve:?}");
     }
 }
 
