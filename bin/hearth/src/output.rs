@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use model::InstanceId;
+use model::{InstanceId, Plain};
 use protocol::{CallLog, LogStream};
 use tokio::time::Instant;
 
@@ -69,7 +69,7 @@ impl InstanceOutput {
         let mut out = std::io::stderr().lock();
         for line in lines.lines() {
             // A closed terminal is no reason to stop serving.
-            let _ = writeln!(out, "[{}] {line}", self.id);
+            let _ = writeln!(out, "[{}] {}", self.id, Plain(line));
         }
     }
 }

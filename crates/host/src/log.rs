@@ -12,7 +12,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use model::LogId;
+use model::{LogId, PlainLines};
 use protocol::{CallLog, LogStream};
 use rustix::fs::{FileType, Mode, OFlags};
 use tracing::warn;
@@ -158,19 +158,30 @@ impl LogFile {
     }
 }
 
-/// For people who run a function in a terminal.
+/// For people who run a function in a terminal: control characters are shown, and no line that a
+/// function writes can pass for one of ours.
 struct TerminalLog;
+
+/// Stands before further lines of an entry.
+const FURTHER: &str = "  | ";
 
 impl CallLog for TerminalLog {
     fn write(&self, stream: LogStream, text: &str) {
-        let mut out = io::stderr().lock();
+        let shown = on_terminal(stream, text);
         // A closed terminal is no reason to stop serving.
-        let _ = match stream {
-            LogStream::Log => writeln!(out, "log: {text}"),
-            LogStream::Error => writeln!(out, "error: {text}"),
-            LogStream::NativeOut | LogStream::NativeErr => write!(out, "{text}"),
-        };
+        let _ = io::stderr().lock().write_all(shown.as_bytes());
     }
+}
+
+/// Whole lines. Native output comes in pieces of one or more; what does not end yet is ended.
+fn on_terminal(stream: LogStream, text: &str) -> String {
+    let name = match stream {
+        LogStream::Log => "log",
+        LogStream::Error => "error",
+        LogStream::NativeOut => "stdout",
+        LogStream::NativeErr => "stderr",
+    };
+    format!("{name}: {}\n", PlainLines { text, mark: FURTHER })
 }
 
 struct Discarded;
@@ -207,5 +218,23 @@ impl LogIds {
             distinct & 0x0fff_ffff
         );
         id.parse().expect("hexadecimal digits")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_line_on_a_terminal_passes_for_another() {
+        for (stream, text, expected) in [
+            (LogStream::Log, "one", "log: one\n"),
+            (LogStream::Log, "one\nerror: two", "log: one\n  | error: two\n"),
+            (LogStream::Error, "\x1b[2J\x07", "error: \\x1b[2J\\x07\n"),
+            (LogStream::NativeOut, "a\nlog: b\n", "stdout: a\n  | log: b\n"),
+            (LogStream::NativeErr, "warning\n", "stderr: warning\n"),
+        ] {
+            assert_eq!(on_terminal(stream, text), expected, "{text:?}");
+        }
     }
 }

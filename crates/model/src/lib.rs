@@ -7,6 +7,7 @@ mod describe;
 mod id;
 mod launch;
 mod limits;
+mod plain;
 mod settings;
 
 pub use call::{CallEnd, CallId, LogEvent, LogLine, LogSource, Outcome, Phases};
@@ -14,4 +15,5 @@ pub use describe::describe;
 pub use id::{FunctionName, InstanceId, InvalidId, LogId};
 pub use launch::{Exit, ExitStatus, Instance, InstanceSocket, LaunchSpec, Usage, paths};
 pub use limits::{InvalidQuantity, Limits, Network, parse_cpus_milli, parse_size};
+pub use plain::{Plain, PlainLines};
 pub use settings::{InvalidSetting, Scale, Settings};

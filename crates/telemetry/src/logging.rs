@@ -1,10 +1,19 @@
 use std::{
+    fmt,
     io::{self, IsTerminal},
     str::FromStr,
 };
 
-use tracing::{Level, Subscriber};
-use tracing_subscriber::{fmt::MakeWriter, util::SubscriberInitExt};
+use model::Plain;
+use tracing::{Level, Subscriber, field::Field};
+use tracing_subscriber::{
+    field::MakeExt,
+    fmt::{
+        MakeWriter,
+        format::{Writer, debug_fn},
+    },
+    util::SubscriberInitExt,
+};
 
 /// How the daemon's log is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,7 +75,18 @@ where
         .with_writer(writer)
         .with_target(false)
         .with_ansi(is_terminal)
+        .fmt_fields(debug_fn(plain_field).delimited(" "))
         .finish()
+}
+
+/// Writes a field. Much of what is logged comes from functions, their names and their errors: an
+/// event is one line whatever they say, and nothing in it moves the cursor of who reads the log.
+fn plain_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let text = format!("{value:?}");
+    match field.name() {
+        "message" => write!(writer, "{}", Plain(&text)),
+        name => write!(writer, "{name}={}", Plain(&text)),
+    }
 }
 
 fn json<W>(verbosity: u8, writer: W) -> impl Subscriber + Send + Sync
@@ -127,6 +147,29 @@ mod tests {
         assert_eq!(objects[0]["function"], "hello");
         assert!(objects[0]["timestamp"].is_string());
         assert_eq!(objects[1]["status"], 500);
+    }
+
+    #[test]
+    fn what_others_say_is_one_line_without_commands() {
+        let hostile = "x\x1b]0;y\x07\n2026-01-01T00:00:00Z  INFO forged \u{202e}\u{9b}2J";
+        for is_terminal in [false, true] {
+            let lines = written(|written| {
+                let subscriber = text(0, is_terminal, move || written.clone());
+                tracing::subscriber::with_default(subscriber, || {
+                    tracing::warn!("{hostile}");
+                    tracing::warn!(text = hostile, "a text");
+                    tracing::warn!(shown = %hostile, "a display");
+                    tracing::warn!(debugged = ?hostile, "a debug");
+                    tracing::warn!(error = %io::Error::other(hostile), status = 500, "an error");
+                });
+            });
+            assert_eq!(lines.lines().count(), 5, "{lines:?}");
+            assert!(!lines.contains(['\x07', '\u{202e}', '\u{9b}']), "{lines:?}");
+            assert!(!lines.contains("\x1b]"), "{lines:?}");
+            assert!(is_terminal || !lines.contains('\x1b'), "{lines:?}");
+            assert!(lines.contains("a display") && lines.contains("shown=x\\x1b]0;y"), "{lines}");
+            assert!(lines.contains("status=500"), "{lines}");
+        }
     }
 
     #[test]
