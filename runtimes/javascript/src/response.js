@@ -64,6 +64,7 @@ function readReply(output) {
   if (output === undefined || output === null) throw new UnusableReply(NOTHING_RETURNED);
   const source = sourceOf(output);
   if (source !== undefined) return { status: 200, headers: [], body: source };
+  if (!isResponse(output)) throw new UnusableReply(notAResponse(output));
 
   const status = output[Symbol.toStringTag] === 'Response' ? output.status : output.statusCode;
   return {
@@ -71,6 +72,22 @@ function readReply(output) {
     headers: readHeaders(output.headers),
     body: readBody(output.body),
   };
+}
+
+/**
+ * Whether there is anything of a response in a value. Text, numbers and lists are none; an object
+ * without anything is an empty one.
+ */
+function isResponse(output) {
+  if (typeof output !== 'object' || Array.isArray(output)) return false;
+  if ('body' in output || 'statusCode' in output || 'headers' in output) return true;
+  return output.constructor === Object && Object.keys(output).length === 0;
+}
+
+function notAResponse(output) {
+  const name = typeof output === 'object' ? output.constructor?.name : undefined;
+  const kind = typeof name === 'string' && name !== '' ? name : typeof output;
+  return `A function must return a response such as context.res.text(), not ${kind}.`;
 }
 
 function readStatus(status = 200) {

@@ -209,9 +209,20 @@ test('a value that was built but not returned does not count', async (t) => {
   }
 });
 
+const notAResponse = (kind) =>
+  `A function must return a response such as context.res.text(), not ${kind}.`;
+
 test('a reply that cannot be sent is told to the developer', async (t) => {
   const host = await bindWorker(t, 'module.exports = ({ req, res }) => eval(req.bodyText)');
   for (const [expression, message] of [
+    ["'text'", notAResponse('string')],
+    ['7', notAResponse('number')],
+    ['true', notAResponse('boolean')],
+    ["['a', 'b']", notAResponse('Array')],
+    ["({ greeting: 'hello' })", notAResponse('Object')],
+    ["Buffer.from('ab')", notAResponse('Buffer')],
+    ['new Map()', notAResponse('Map')],
+    ['() => {}', notAResponse('function')],
     ["res.text('', 99)", 'Status code 99 is not an integer from 100 to 999.'],
     ["res.text('', 'many')", 'Status code many is not an integer from 100 to 999.'],
     [

@@ -163,6 +163,9 @@ class Calls(unittest.TestCase):
             """
             RESULTS = {
                 "/text": "hello",
+                "/number": 7,
+                "/list": ["a"],
+                "/dict": {"greeting": "hello"},
                 "/status": {"statusCode": 99},
                 "/word": {"statusCode": "many"},
                 "/headers": {"headers": ["a"]},
@@ -174,7 +177,8 @@ class Calls(unittest.TestCase):
             """
         )
         for path, part in {
-            "/text": "not str", "/status": "99", "/word": "'many'", "/headers": "not list",
+            "/text": "not str", "/number": "not int", "/list": "not list", "/dict": "not dict",
+            "/status": "99", "/word": "'many'", "/headers": "not list",
             "/count": "256", "/size": "64 KiB",
         }.items():  # fmt: skip
             reason, message = worker.call(path).failed

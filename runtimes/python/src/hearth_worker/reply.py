@@ -12,6 +12,9 @@ READ_SIZE = 65_536
 #: What `Source.next` returns when there are no more pieces.
 DONE = object()
 
+#: A dict with others only is a function's own value, and no response.
+_PARTS = frozenset(("body", "statusCode", "headers"))
+
 _BYTES = (bytes, bytearray, memoryview)
 _PLAIN = (str, int, float, list, tuple, dict, set, frozenset) + _BYTES
 
@@ -24,7 +27,7 @@ def parse(result):
     """Returns status, encoded headers and body: bytes, or a `Source` of them."""
     if result is None:
         raise Unusable(MISSING)
-    if isinstance(result, dict):
+    if isinstance(result, dict) and (not result or not _PARTS.isdisjoint(result)):
         body = _body(result.get("body"))
         status = result.get("statusCode", 200)
         headers = result.get("headers")
