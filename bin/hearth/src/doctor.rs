@@ -2,7 +2,16 @@
 
 use crate::exit::{Failure, Fatal};
 
+const EXAMPLES: &str = "\
+Examples:
+  hearth doctor
+  sudo hearth doctor
+  hearth doctor --json | jq -r '.findings[] | select(.is_found | not) | .remedy'
+
+What is found is what this user has: root may have more.";
+
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// Print JSON.
     #[arg(long)]

@@ -165,7 +165,7 @@ fn network() -> [Finding; 3] {
     let forwarding =
         fs::read_to_string("/proc/sys/net/ipv4/ip_forward").and_then(|text| match text.trim() {
             "1" => Ok("on".to_owned()),
-            _ if is_root() => Ok("off; turned on by the first `serve`".to_owned()),
+            _ if is_root() => Ok("off; turned on by the first `serve` or `up`".to_owned()),
             _ => Err(other("off".into())),
         });
     let servers = Nameservers::of_host().reachable;
@@ -173,25 +173,34 @@ fn network() -> [Finding; 3] {
     [
         finding(
             "nft",
-            program
-                .map(|path| path.display().to_string())
-                .ok_or_else(|| other("not installed".into())),
+            of_root(match program {
+                Some(path) => Ok(path.display().to_string()),
+                None => Err(other("not installed".into())),
+            }),
             "instances reach the Internet but not the host, its networks or each other",
-            "install the package nftables",
+            "install the package nftables, and run as root; without, the network is `none` or `host`",
         ),
         finding(
             "forwarding",
-            forwarding,
+            of_root(forwarding),
             "packets of instances leave the host",
-            "sysctl net.ipv4.ip_forward=1",
+            "sysctl net.ipv4.ip_forward=1, and run as root",
         ),
         finding(
             "name servers",
-            if servers.is_empty() { Err(other("none".into())) } else { Ok(names) },
+            of_root(if servers.is_empty() { Err(other("none".into())) } else { Ok(names) }),
             "instances with the network `egress` can look up names",
             "list an IPv4 server that is not on the loopback in /etc/resolv.conf",
         ),
     ]
+}
+
+/// What the machine has for the network `egress` and only root can use: for others it is not there.
+fn of_root(tried: io::Result<String>) -> io::Result<String> {
+    match tried {
+        Ok(detail) if !is_root() => Err(other(format!("{detail}, for root only"))),
+        tried => tried,
+    }
 }
 
 fn other(text: String) -> io::Error {
