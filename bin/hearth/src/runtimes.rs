@@ -17,7 +17,16 @@ use crate::exit::{Failure, Fatal};
 /// Where programs are looked for inside an instance, too.
 pub(crate) const SYSTEM_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
+const EXAMPLES: &str = "\
+Examples:
+  hearth runtimes
+  hearth runtimes --json | jq -r '.[] | select(.status == \"ready\") | .name'
+  hearth runtimes --runtimes ./my-runtimes
+
+A name, or a name with a version such as node-20 or python-3.11, is what --runtime takes.";
+
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// Use the runtimes in this directory instead of the built-in ones.
     #[arg(long, value_name = "DIR")]
@@ -73,8 +82,11 @@ pub(crate) struct Runtime {
     pub(crate) manifest: Option<String>,
     /// The install step, for a shell.
     pub(crate) install: String,
-    /// How to get the interpreter.
+    /// How to get the interpreter: a command.
     get: String,
+    /// Where there are versions that the command does not give.
+    #[serde(default)]
+    releases: Option<String>,
     /// Extra environment of the worker.
     #[serde(default)]
     pub(crate) environment: BTreeMap<String, String>,
@@ -213,7 +225,10 @@ fn built_in_manifests() -> Vec<(String, String)> {
 
 fn manifests_in(directory: &Path) -> anyhow::Result<Vec<(String, String)>> {
     let wrong = |what: &str| Fatal::new(Failure::Usage, format!("{} {what}", directory.display()));
-    let entries = fs::read_dir(directory).map_err(|_| wrong("is not a readable directory"))?;
+    let entries = fs::read_dir(directory).map_err(|error| {
+        let message = format!("could not read {}: {error}", directory.display());
+        Fatal::new(Failure::NoInput, message)
+    })?;
     let mut manifests = Vec::new();
     for entry in entries.flatten() {
         if let Ok(text) = fs::read_to_string(entry.path().join("runtime.toml")) {
@@ -268,10 +283,36 @@ impl Runtime {
             let asked = version.map(|version| format!(" {version}")).unwrap_or_default();
             let message = format!(
                 "no {}{asked} on this machine (found: {found}); get it: {}",
-                self.name, self.get
+                self.name,
+                self.advice(version)
             );
             Fatal::new(Failure::Unavailable, message).into()
         })
+    }
+
+    /// How to get an interpreter, of a version if one is asked for. A command is not advised for what
+    /// it would not give.
+    fn advice(&self, version: Option<&str>) -> String {
+        let package = package(&self.get);
+        let packaged = package.and_then(|package| find_version(&candidate(package)?));
+        let elsewhere = self.releases.as_ref().map_or(String::new(), |releases| {
+            format!("{releases} (and put its directory into PATH)")
+        });
+        let is_wanted = |packaged: &str| match version {
+            Some(version) => is_version(packaged, version),
+            None => self.versions.iter().any(|version| is_version(packaged, version)),
+        };
+        match packaged {
+            Some(packaged) if is_wanted(&packaged) => format!("{} (gives {packaged})", self.get),
+            Some(packaged) if elsewhere.is_empty() => {
+                format!("another way than `{}`, which would give {packaged}", self.get)
+            }
+            Some(packaged) => {
+                format!("{elsewhere}; `{}` would give {packaged}", self.get)
+            }
+            None if elsewhere.is_empty() || version.is_none() => self.get.clone(),
+            None => format!("{elsewhere}, or `{}` if that gives it here", self.get),
+        }
     }
 
     fn is_supported(&self, interpreter: &Interpreter) -> bool {
@@ -336,6 +377,30 @@ fn ask(program: &Path, arguments: &[String]) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&both).into_owned())
 }
 
+/// The first package that an `apt-get install` names.
+fn package(get: &str) -> Option<&str> {
+    let packages = get.strip_prefix("apt-get install ")?;
+    packages.split_whitespace().find(|word| !word.starts_with('-'))
+}
+
+/// The version of a package that this machine would install, if it has any idea.
+fn candidate(package: &str) -> Option<String> {
+    let output = Command::new("apt-cache")
+        .args(["policy", package])
+        .env_clear()
+        .envs([("PATH", SYSTEM_PATH), ("LC_ALL", "C")])
+        .stdin(Stdio::null())
+        .output()
+        .ok()?;
+    candidate_in(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// What `apt-cache policy` says would be installed.
+fn candidate_in(policy: &str) -> Option<String> {
+    let line = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate:"))?;
+    Some(line.trim().to_owned()).filter(|version| version != "(none)")
+}
+
 /// The first `x.y` or `x.y.z` in a text.
 fn find_version(text: &str) -> Option<String> {
     text.split(|c: char| !c.is_ascii_digit() && c != '.')
@@ -356,6 +421,8 @@ struct Row<'a> {
     found: Vec<String>,
     status: &'static str,
     get: &'a str,
+    #[serde(skip)]
+    runtime: &'a Runtime,
 }
 
 /// `hearth runtimes`
@@ -367,8 +434,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
     println!("{:<10} {:<32} {:<22} STATUS", "RUNTIME", "OFFERED", "FOUND");
-    for Row { name, offered, found, status, get } in rows {
-        let hint = if status == "ready" { String::new() } else { format!(": {get}") };
+    for Row { name, offered, found, status, runtime, get: _ } in rows {
+        let is_ready = status == "ready";
+        let hint = if is_ready { String::new() } else { format!(": {}", runtime.advice(None)) };
         println!("{name:<10} {:<32} {:<22} {status}{hint}", offered.join(" "), found.join(" "));
     }
     Ok(())
@@ -387,6 +455,7 @@ fn row(runtime: &Runtime) -> Row<'_> {
         found: found.into_iter().map(|found| found.version).collect(),
         status,
         get: &runtime.get,
+        runtime,
     }
 }
 
@@ -430,6 +499,18 @@ mod tests {
             let named = named.map(|(runtime, version)| (runtime.name.as_str(), version));
             assert_eq!(named, expected, "{text}");
         }
+    }
+
+    #[test]
+    fn what_a_command_would_give_is_read_from_the_package_list() {
+        assert_eq!(package("apt-get install -y nodejs npm"), Some("nodejs"));
+        assert_eq!(package("brew install node"), None);
+        let policy =
+            "nodejs:\n  Installed: (none)\n  Candidate: 1:20.19.2+dfsg-1\n  Version table:\n";
+        let candidate = candidate_in(policy).expect("there is one");
+        assert_eq!(find_version(&candidate).as_deref(), Some("20.19.2"));
+        assert_eq!(candidate_in("nodejs:\n  Candidate: (none)\n"), None);
+        assert_eq!(candidate_in(""), None);
     }
 
     #[test]
