@@ -37,7 +37,7 @@ use std::{sync::Arc, time::Duration};
 pub use call::CallRecord;
 pub use follow::Follower;
 pub use function::FunctionLog;
-pub use read::Query;
+pub use read::{CallPart, InvalidCallPart, Query};
 pub use store::LogStore;
 
 /// Tells the time, in milliseconds since 1970.

@@ -33,6 +33,38 @@ impl Query {
     }
 }
 
+/// The beginning or the end of a call's id, or all of it: 1 to 36 characters out of `0-9`, `a-f` and
+/// `-`. Ids begin with the time, so calls of the same minute differ only in their ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallPart(String);
+
+/// Text that no call's id begins or ends with.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a call's id, or its beginning or end, is 1 to 36 characters out of 0-9 a-f -")]
+pub struct InvalidCallPart;
+
+impl std::str::FromStr for CallPart {
+    type Err = InvalidCallPart;
+
+    fn from_str(text: &str) -> Result<Self, InvalidCallPart> {
+        let is_right = (1..=36).contains(&text.len())
+            && text.bytes().all(|c| c.is_ascii_hexdigit() || c == b'-');
+        if is_right { Ok(Self(text.to_ascii_lowercase())) } else { Err(InvalidCallPart) }
+    }
+}
+
+impl CallPart {
+    /// The call, if this is the whole of an id.
+    pub fn whole(&self) -> Option<CallId> {
+        if self.0.len() == 36 { self.0.parse().ok() } else { None }
+    }
+
+    fn is_of(&self, call: CallId) -> bool {
+        let id = call.to_string();
+        id.starts_with(&self.0) || id.ends_with(&self.0)
+    }
+}
+
 /// How far somebody has written: reading stops there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
@@ -72,6 +104,38 @@ pub(crate) fn read(
     }
     lines.reverse();
     Ok(lines)
+}
+
+/// The newest `most` calls that the part is of, newest first. Blocks for as long as it takes to read
+/// the whole log, which has a limit.
+pub(crate) fn calls(
+    root: &Path,
+    function: &FunctionName,
+    part: &CallPart,
+    most: usize,
+) -> Result<Vec<CallId>, LogError> {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        call: Option<CallId>,
+    }
+    let failed = |source| LogError::Files { step: "read", source };
+    let mut calls = Vec::new();
+    for number in files::numbers(root, function).map_err(failed)?.into_iter().rev() {
+        let path = files::path(root, function, number);
+        let Some(bytes) = wanted(&path, None, 0).map_err(failed)? else { continue };
+        for line in bytes.rsplit(|byte| *byte == b'\n').skip(1) {
+            // Most lines are another call's, and telling so is much cheaper than reading JSON.
+            let is_near = str::from_utf8(line).is_ok_and(|line| line.contains(&part.0));
+            let named = if is_near { serde_json::from_slice::<Named>(line).ok() } else { None };
+            let call = named.and_then(|named| named.call).filter(|call| part.is_of(*call));
+            let Some(call) = call.filter(|call| !calls.contains(call)) else { continue };
+            calls.push(call);
+            if calls.len() == most {
+                return Ok(calls);
+            }
+        }
+    }
+    Ok(calls)
 }
 
 /// The content of a file that may have lines from `floor` on. None, too, if it is gone by now.

@@ -11,11 +11,11 @@ use std::{
 };
 
 use catalog::Catalog;
-use model::{FunctionName, LogLine};
+use model::{CallId, FunctionName, LogLine};
 use tokio::time::Instant;
 
 use crate::{
-    Clock, Follower, FunctionLog, LogError, LogLimits, Query, files,
+    CallPart, Clock, Follower, FunctionLog, LogError, LogLimits, Query, files,
     read::{self, Position},
     writer::Writer,
 };
@@ -204,6 +204,17 @@ impl LogStore {
     pub fn read(&self, function: &FunctionName, query: Query) -> Result<Vec<LogLine>, LogError> {
         self.flush()?;
         self.read_until(function, query, Position::END)
+    }
+
+    /// The newest `most` calls in a function's log whose ids begin or end like this, newest first.
+    pub fn calls(
+        &self,
+        function: &FunctionName,
+        part: &CallPart,
+        most: usize,
+    ) -> Result<Vec<CallId>, LogError> {
+        self.flush()?;
+        read::calls(&self.shared.root, function, part, most)
     }
 
     fn read_until(

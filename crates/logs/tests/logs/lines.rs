@@ -2,7 +2,7 @@
 
 use std::{os::unix::fs::PermissionsExt, time::Duration};
 
-use logs::{LogLimits, Query};
+use logs::{CallPart, LogLimits, Query};
 use model::LogEvent;
 use protocol::{CallLog, LogStream};
 
@@ -58,6 +58,31 @@ fn a_call_that_was_given_up_keeps_its_last_lines() {
     record.write(LogStream::NativeErr, "panicked at");
     drop(record);
     assert_eq!(lab.texts("hello"), ["stderr: panicked at"]);
+}
+
+#[test]
+fn a_call_is_found_by_the_beginning_or_the_end_of_its_id() {
+    let lab = Lab::new();
+    for number in [0x0a1, 0x0b1, 0x0c2] {
+        let record = lab.function("hello").call(call(number));
+        // What a function writes is no id of a call.
+        record.write(LogStream::Log, "01a3185c-5000-7000-8000-0000000000ff");
+        record.end(end("/"));
+    }
+    let found = |part: &str, most| {
+        let part = part.parse::<CallPart>().expect(part);
+        lab.store.calls(&function("hello"), &part, most).expect("read")
+    };
+    assert_eq!(found("000000c2", 9), [call(0xc2)]);
+    assert_eq!(found("A1", 9), [call(0xa1)], "in either case");
+    assert_eq!(found("1", 9), [call(0xb1), call(0xa1)], "newest first");
+    assert_eq!(found("01a3185c-5", 9), [call(0xc2), call(0xb1), call(0xa1)]);
+    assert_eq!(found("01a3185c-5", 2), [call(0xc2), call(0xb1)]);
+    assert_eq!(found("ff", 9), [], "only written by a call");
+    assert_eq!(found("5000", 9), [], "in the middle");
+    for text in ["", "x", "a b", &"1".repeat(37)] {
+        text.parse::<CallPart>().expect_err(text);
+    }
 }
 
 #[test]
