@@ -9,11 +9,16 @@ mod launch;
 mod limits;
 mod plain;
 mod settings;
+mod variable;
 
 pub use call::{CallEnd, CallId, LogEvent, LogLine, LogSource, Outcome, Phases};
 pub use describe::describe;
 pub use id::{FunctionName, InstanceId, InvalidId, LogId};
 pub use launch::{Exit, ExitStatus, Instance, InstanceSocket, LaunchSpec, Usage, paths};
-pub use limits::{InvalidQuantity, Limits, Network, parse_cpus_milli, parse_size};
+pub use limits::{
+    Capacity, InvalidQuantity, Limits, Network, format_cpus, format_size, parse_cpus_milli,
+    parse_size,
+};
 pub use plain::{Plain, PlainLines};
-pub use settings::{InvalidSetting, Scale, Settings};
+pub use settings::{InvalidSetting, MOST_CONCURRENCY, MOST_INSTANCES, Scale, Settings};
+pub use variable::{InvalidVariable, check_variable};

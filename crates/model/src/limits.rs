@@ -39,6 +39,15 @@ impl Limits {
     }
 }
 
+/// What a machine has: no instance can have more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Its memory.
+    pub memory_bytes: u64,
+    /// Its processors, in thousandths of one.
+    pub cpus_milli: u32,
+}
+
 /// What an instance can reach over the network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -104,6 +113,31 @@ pub fn parse_size(text: &str) -> Result<u64, InvalidQuantity> {
     number.checked_mul(1 << shift).filter(|bytes| *bytes > 0).ok_or_else(invalid)
 }
 
+/// `39.1MiB`, or `812B`: one decimal, rounded down.
+pub fn format_size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if bytes < 1024 {
+        return format!("{bytes}B");
+    }
+    // Tenths in whole numbers, so that no number is rounded into one that does not exist.
+    let mut tenths = u128::from(bytes) * 10 / 1024;
+    let mut unit = 0;
+    while tenths >= 10_240 && unit + 1 < UNITS.len() {
+        tenths /= 1024;
+        unit += 1;
+    }
+    match tenths % 10 {
+        0 => format!("{}{}", tenths / 10, UNITS[unit]),
+        rest => format!("{}.{rest}{}", tenths / 10, UNITS[unit]),
+    }
+}
+
+/// `2`, `0.5` or `0.125`: processors, from thousandths of one.
+pub fn format_cpus(milli: u32) -> String {
+    let text = format!("{}.{:03}", milli / 1000, milli % 1000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 /// Reads a share of processors, such as `0.5` or `2`, as thousandths of one. At least 0.01.
 pub fn parse_cpus_milli(text: &str) -> Result<u32, InvalidQuantity> {
     let invalid =
@@ -139,6 +173,29 @@ mod tests {
             ("99999999999GiB", None), // does not fit
         ] {
             assert_eq!(parse_size(text).ok(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_one_decimal() {
+        for (bytes, expected) in [
+            (0, "0B"),
+            (1023, "1023B"),
+            (1024, "1KiB"),
+            (1536, "1.5KiB"),
+            (40_999_999, "39.1MiB"),
+            ((1 << 20) - 1, "1023.9KiB"),
+            (512 << 20, "512MiB"),
+            (u64::MAX, "16777215.9TiB"),
+        ] {
+            assert_eq!(format_size(bytes), expected, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn processors_are_written_as_they_are_read() {
+        for text in ["1", "0.5", "2.25", "0.01", "100"] {
+            assert_eq!(format_cpus(parse_cpus_milli(text).expect("right")), text);
         }
     }
 

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Limits, Network};
+use crate::{Capacity, InvalidVariable, Limits, Network, check_variable, format_cpus, format_size};
 
 /// How a function is served: everything about it that is not its code.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,24 +52,30 @@ impl Default for Scale {
     }
 }
 
-/// Settings that contradict themselves or go beyond what Hearth can do.
+/// A setting that contradicts another, or goes beyond what Hearth or the machine can do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{name} is {given}; it must be {expected}")]
-pub struct InvalidSetting {
-    /// The setting's name.
-    pub name: &'static str,
-    /// What was given.
-    pub given: String,
-    /// What would have been right.
-    pub expected: String,
+pub enum InvalidSetting {
+    /// A value.
+    #[error("{name} is {given}; it must be {expected}")]
+    Value {
+        /// The setting's name.
+        name: &'static str,
+        /// What was given.
+        given: String,
+        /// What would have been right.
+        expected: String,
+    },
+    /// The name of a variable.
+    #[error(transparent)]
+    Variable(#[from] InvalidVariable),
 }
 
 /// The least memory that a runtime starts with.
 const LEAST_MEMORY: u64 = 16 << 20;
 /// The most calls at once in an instance (docs/protocols/worker.md).
-const MOST_CONCURRENCY: u32 = 1024;
+pub const MOST_CONCURRENCY: u32 = 1024;
 /// The most instances of one function on a host.
-const MOST_INSTANCES: u32 = 4096;
+pub const MOST_INSTANCES: u32 = 4096;
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 /// All variables together; they travel to the worker in one frame.
 const MOST_ENVIRONMENT: usize = 64 << 10;
@@ -81,28 +87,50 @@ impl Settings {
         let mut mistakes = Vec::new();
         let mut check = |is_right: bool, name, given: String, expected: &str| {
             if !is_right {
-                mistakes.push(InvalidSetting { name, given, expected: expected.into() });
+                mistakes.push(InvalidSetting::Value { name, given, expected: expected.into() });
             }
         };
         let size: usize = environment.iter().map(|(name, value)| name.len() + value.len()).sum();
         check(size <= MOST_ENVIRONMENT, "environment", format!("{size} bytes"), "at most 64 KiB");
-        for name in environment.keys() {
-            let is_plain = !name.is_empty() && !name.contains(['=', '\0']);
-            check(is_plain, "environment", format!("{name:?}"), "names without `=` and NUL");
-        }
         let has_nul = environment.values().any(|value| value.contains('\0'));
         check(!has_nul, "environment", "a value with NUL".into(), "values without NUL");
         let is_timeout = (Duration::from_millis(1)..=LONGEST_TIMEOUT).contains(timeout);
-        check(is_timeout, "timeout", format!("{timeout:?}"), "from 1ms to 24h");
+        let given = humantime::format_duration(*timeout).to_string();
+        check(is_timeout, "timeout", given, "from 1ms to 24h");
         let memory = limits.memory_bytes;
-        check(memory >= LEAST_MEMORY, "memory", format!("{memory} bytes"), "at least 16MiB");
+        check(memory >= LEAST_MEMORY, "memory", format_size(memory), "at least 16MiB");
         let Scale { concurrency, min, max, idle: _ } = *scale;
         let is_concurrency = (1..=MOST_CONCURRENCY).contains(&concurrency);
         check(is_concurrency, "concurrency", concurrency.to_string(), "from 1 to 1024");
         let is_max = (1..=MOST_INSTANCES).contains(&max);
         check(is_max, "max", max.to_string(), "from 1 to 4096");
         check(min <= max, "min", min.to_string(), &format!("at most max, which is {max}"));
+        let names = environment.keys().filter_map(|name| check_variable(name).err());
+        mistakes.extend(names.map(InvalidSetting::from));
         mistakes
+    }
+}
+
+impl Limits {
+    /// What is more than a machine has, so that no instance could ever have it.
+    pub fn beyond(&self, machine: &Capacity) -> Vec<InvalidSetting> {
+        let memory = (self.memory_bytes > machine.memory_bytes).then(|| InvalidSetting::Value {
+            name: "memory",
+            given: format_size(self.memory_bytes),
+            expected: format!(
+                "at most {}, which is all that the machine has",
+                format_size(machine.memory_bytes)
+            ),
+        });
+        let cpus = (self.cpus_milli > machine.cpus_milli).then(|| InvalidSetting::Value {
+            name: "cpus",
+            given: format_cpus(self.cpus_milli),
+            expected: format!(
+                "at most {}, which is all that the machine has",
+                format_cpus(machine.cpus_milli)
+            ),
+        });
+        memory.into_iter().chain(cpus).collect()
     }
 }
 
@@ -127,15 +155,41 @@ mod tests {
     fn all_mistakes_are_reported_together() {
         assert_eq!(Settings::default().mistakes(), []);
         let settings = Settings {
-            environment: [("a=b".into(), "x\0".into())].into(),
+            environment: [("A B".into(), "x\0".into()), ("HEARTH_X".into(), "".into())].into(),
             timeout: Duration::ZERO,
             limits: Limits::with_memory(1),
             network: None,
             scale: Scale { concurrency: 0, min: 3, max: 2, idle: Duration::ZERO },
         };
-        let names: Vec<_> = settings.mistakes().iter().map(|mistake| mistake.name).collect();
-        let expected = ["environment", "environment", "timeout", "memory", "concurrency", "min"];
-        assert_eq!(names, expected);
+        let mistakes: Vec<_> = settings.mistakes().iter().map(ToString::to_string).collect();
+        let expected = [
+            "environment is a value with NUL; it must be values without NUL",
+            "timeout is 0s; it must be from 1ms to 24h",
+            "memory is 1B; it must be at least 16MiB",
+            "concurrency is 0; it must be from 1 to 1024",
+            "min is 3; it must be at most max, which is 2",
+            "the variable \"A B\" must have a name of letters, digits, `_`, `.` and `-`, and not \
+             begin with a digit",
+            "the variable `HEARTH_X` cannot be set: names that begin with `HEARTH_` are Hearth's own",
+        ];
+        assert_eq!(mistakes, expected);
+    }
+
+    #[test]
+    fn an_instance_has_no_more_than_the_machine() {
+        let machine = Capacity { memory_bytes: 24 << 30, cpus_milli: 2000 };
+        let beyond = |memory_bytes, cpus_milli| {
+            let limits = Limits { cpus_milli, ..Limits::with_memory(memory_bytes) };
+            limits.beyond(&machine).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(beyond(24 << 30, 2000), [""; 0]);
+        assert_eq!(
+            beyond(999 << 30, 100_000),
+            [
+                "memory is 999GiB; it must be at most 24GiB, which is all that the machine has",
+                "cpus is 100; it must be at most 2, which is all that the machine has",
+            ]
+        );
     }
 
     #[test]
