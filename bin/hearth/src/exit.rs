@@ -1,13 +1,19 @@
 //! How the program ends: documented codes, errors that say what to do.
 
-use std::{fmt, process::ExitCode};
+use std::{fmt, io::Write, process::ExitCode};
+
+use clap::{
+    Command,
+    error::{ContextKind, ContextValue},
+};
+use model::PlainLines;
 
 /// What `--help` says about exit codes.
 pub(crate) const HELP: &str = "\
 Exit codes: 0 done · 1 failed, or a reply with a status of 400 or more · 64 wrong arguments or \
-settings · 65 the function's source does not build or load · 66 no such function or file · 69 no \
-daemon answers, or this machine lacks something (see `hearth doctor` and `hearth runtimes`) · 77 a \
-wrong token";
+settings · 65 the function's source does not build or load · 66 no such function, file or folder · \
+69 no daemon answers, or its machine lacks something (see `hearth doctor` and `hearth runtimes`) · \
+77 a wrong token · 130 interrupted";
 
 /// Kinds of failure that scripts can tell apart (sysexits.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,12 +22,14 @@ pub(crate) enum Failure {
     Usage = 64,
     /// The function's source does not build or load.
     Source = 65,
-    /// There is no such function, or file.
+    /// There is no such function, file or folder.
     NoInput = 66,
     /// No daemon answers, or the machine lacks something.
     Unavailable = 69,
     /// The daemon does not accept the token.
     NoPermission = 77,
+    /// A signal ended what was under way (as shells count: 128 and SIGINT).
+    Interrupted = 130,
 }
 
 /// An error that ends the program with a code of its own.
@@ -46,16 +54,44 @@ impl fmt::Display for Fatal {
 impl std::error::Error for Fatal {}
 
 /// Prints what clap has to say; help is not a mistake.
-pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+pub(crate) fn usage(mut error: clap::Error, mut program: Command) -> ExitCode {
+    // Clap counts what the environment says among the arguments that were used, and names those in
+    // the usage: it would look as if `--url` had to be given.
+    if error.get(ContextKind::Usage).is_some() {
+        let usage = command_of_line(&mut program).render_usage();
+        error.insert(ContextKind::Usage, ContextValue::StyledStr(usage));
+    }
     // A closed pipe behind `--help` is no reason to fail.
     let _ = error.print();
     if error.use_stderr() { ExitCode::from(Failure::Usage as u8) } else { ExitCode::SUCCESS }
 }
 
+/// The command that the command line names, or the whole program.
+fn command_of_line(program: &mut Command) -> &mut Command {
+    program.build();
+    let words = std::env::args().skip(1);
+    let name = words.into_iter().find(|word| program.find_subcommand(word).is_some());
+    match name {
+        Some(name) => program.find_subcommand_mut(&name).expect("it was just found"),
+        None => program,
+    }
+}
+
+/// Says on standard error what went wrong. Much of it comes from functions, builds and daemons, so
+/// it moves no cursor, and no line of it can pass for another message.
+pub(crate) fn complain(text: &str) {
+    let text = format!("hearth: {text}");
+    // Nobody may be there to read it.
+    let _ = writeln!(std::io::stderr(), "{}", PlainLines { text: &text, mark: MARK });
+}
+
+/// Stands before lines that somebody else wrote.
+pub(crate) const MARK: &str = "  | ";
+
 /// Prints an error with its causes and picks the code.
 pub(crate) fn report(outcome: anyhow::Result<()>) -> ExitCode {
     let Err(error) = outcome else { return ExitCode::SUCCESS };
-    eprintln!("hearth: {error:#}");
+    complain(&format!("{error:#}"));
     match error.downcast_ref::<Fatal>() {
         Some(fatal) => ExitCode::from(fatal.failure as u8),
         None => ExitCode::FAILURE,

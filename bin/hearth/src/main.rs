@@ -15,10 +15,10 @@ mod up;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use telemetry::Format;
 
-/// Runs functions: any language, isolated, fast.
+/// Runs functions written for Node.js and Python: isolated, fast.
 #[derive(Parser)]
 #[command(version, max_term_width = 100, after_help = exit::HELP)]
 struct Arguments {
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
     }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return exit::usage(&error),
+        Err(error) => return exit::usage(error, Arguments::command()),
     };
     let verbosity = arguments.verbose;
     if !matches!(arguments.command, Command::Up(_)) {

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+pub(crate) use model::format_size as size;
+
 /// `12s`, `3m`, `5h` or `9d`: whole units, rounded down.
 pub(crate) fn age(age: Duration) -> String {
     const MINUTE: u64 = 60;
@@ -23,25 +25,6 @@ pub(crate) fn age_seconds(seconds: f64) -> String {
 /// How long ago a time is, in milliseconds since 1970. The clocks may differ: never negative.
 pub(crate) fn age_since(at_millis: u64) -> String {
     age(SystemTime::now().duration_since(time(at_millis)).unwrap_or_default())
-}
-
-/// `39.1MiB`, or `812B`.
-pub(crate) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if bytes < 1024 {
-        return format!("{bytes}B");
-    }
-    // Tenths in whole numbers, so that no number is rounded into one that does not exist.
-    let mut tenths = u128::from(bytes) * 10 / 1024;
-    let mut unit = 0;
-    while tenths >= 10_240 && unit + 1 < UNITS.len() {
-        tenths /= 1024;
-        unit += 1;
-    }
-    match tenths % 10 {
-        0 => format!("{}{}", tenths / 10, UNITS[unit]),
-        rest => format!("{}.{rest}{}", tenths / 10, UNITS[unit]),
-    }
 }
 
 /// `812µs`, `1.23ms` or `4.50s`.
@@ -71,11 +54,6 @@ fn time(at_millis: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(at_millis.min(LAST))
 }
 
-/// Text without what moves the cursor, for a cell of a table.
-pub(crate) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,22 +68,6 @@ mod tests {
         assert_eq!(age_seconds(-1.0), "0s");
         assert_eq!(age_seconds(f64::NAN), "0s");
         assert_eq!(age_since(u64::MAX), "0s");
-    }
-
-    #[test]
-    fn sizes_have_one_decimal() {
-        for (bytes, expected) in [
-            (0, "0B"),
-            (1023, "1023B"),
-            (1024, "1KiB"),
-            (1536, "1.5KiB"),
-            (40_999_999, "39.1MiB"),
-            ((1 << 20) - 1, "1023.9KiB"),
-            (512 << 20, "512MiB"),
-            (u64::MAX, "16777215.9TiB"),
-        ] {
-            assert_eq!(size(bytes), expected, "{bytes}");
-        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::io::Write;
 use model::FunctionName;
 
 use super::{Connection, DataDirectory, out::Out, progress::Progress, with_code};
+use crate::exit::complain;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -52,7 +53,7 @@ pub(crate) async fn run(arguments: &Arguments, connection: &Connection) -> anyho
             Err(error) if first_failure.is_none() => {
                 first_failure = Some(with_code(error.into()));
             }
-            Err(error) => progress.aside(|| eprintln!("hearth: {error}")),
+            Err(error) => progress.aside(|| complain(&error.to_string())),
         }
     }
     drop(progress);

@@ -3,11 +3,11 @@
 use std::io::Write;
 
 use api::{Deployment, DeploymentState, Function};
-use model::FunctionName;
+use model::{FunctionName, Plain};
 
 use super::{
     Connection, DataDirectory,
-    format::{age_since, micros, plain, size, timestamp},
+    format::{age_since, micros, size, timestamp},
     ls,
     out::Out,
     table::{Column, Table},
@@ -46,7 +46,7 @@ pub(crate) async fn run(arguments: &Arguments, connection: &Connection) -> anyho
         return out.json(&function);
     }
     for (name, value) in facts(&function) {
-        writeln!(out, "{name:<13}{}", plain(&value))?;
+        writeln!(out, "{name:<13}{}", Plain(&value))?;
     }
     let mut table = Table::new(COLUMNS);
     for deployment in &function.deployments {

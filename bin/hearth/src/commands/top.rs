@@ -3,6 +3,7 @@
 use std::{io::Write, time::Duration};
 
 use api::{FunctionLoad, Status};
+use model::Plain;
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -100,7 +101,7 @@ struct Screen {
 fn screen(before: &Status, now: &Status, period: Duration) -> Screen {
     let summary = format!(
         "hearth {}  up {}  {} functions  {} of {} instances, {} spare  {}",
-        now.version,
+        Plain(&now.version),
         age_seconds(now.uptime_seconds),
         now.functions,
         now.instances,
