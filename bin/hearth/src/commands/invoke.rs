@@ -1,6 +1,7 @@
 //! `hearth invoke`: calls a function.
 
 mod body;
+mod shown;
 
 use std::{io::Write, time::Duration};
 
@@ -9,7 +10,8 @@ use client::{
     Client, Invocation, Method, Reply,
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
-use model::FunctionName;
+use model::{FunctionName, Plain};
+use shown::Shown;
 use tokio::time::Instant;
 
 use super::{Connection, DataDirectory, format::micros, out::Out};
@@ -19,13 +21,14 @@ Examples:
   hearth invoke hello
   hearth invoke hello --data '{\"name\": \"Ada\"}'
   hearth invoke resize --file photo.jpg --path '/thumbnail?width=80' > small.jpg
-  echo hi | hearth invoke hello --timing
+  echo hi | hearth invoke hello --data - --timing
 
-Standard input is the body if it is a file or a pipe and neither --data nor --file is given; not
-with --method GET, HEAD or DELETE. The method is POST with a body and GET without. Unless a header
-says what the body is, it is JSON if it reads as such, else text, else bytes.
+Standard input is read only with `--data -` or `--file -`. The method is POST with a body and GET
+without. Unless a header says what the body is, it is JSON if it reads as such, else text, else bytes.
 
-The reply's body goes to standard output as it comes. With a status of 400 or more the exit code is 1.";
+The reply's body goes to standard output as it comes. On a terminal control characters are shown as
+escapes such as \\x1b, and a line end follows where the reply has none; --raw, or a pipe, gets the
+bytes as they are. With a status of 400 or more the exit code is 1.";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -49,6 +52,9 @@ pub(crate) struct Arguments {
     /// Print the status and the headers before the body.
     #[arg(short, long)]
     include: bool,
+    /// Print the reply's bytes as they are, also on a terminal.
+    #[arg(long)]
+    raw: bool,
 }
 
 fn parse_method(text: &str) -> Result<Method, String> {
@@ -65,8 +71,13 @@ fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 pub(crate) async fn run(arguments: Arguments, connection: &Connection) -> anyhow::Result<()> {
     let client = connection.client(&DataDirectory::of_environment())?;
     let name = arguments.name.clone();
-    let mut printer =
-        Printer { out: Out::new(), is_included: arguments.include, is_timed: arguments.timing };
+    let out = Out::new();
+    let mut printer = Printer {
+        shown: (out.is_terminal() && !arguments.raw).then(Shown::default),
+        out,
+        is_included: arguments.include,
+        is_timed: arguments.timing,
+    };
     let invocation = arguments.invocation()?;
     let started = Instant::now();
     let reply = printer.call(&client, &name, invocation, started).await?;
@@ -81,8 +92,7 @@ pub(crate) async fn run(arguments: Arguments, connection: &Connection) -> anyhow
 
 impl Arguments {
     fn invocation(self) -> anyhow::Result<Invocation> {
-        let takes_body = !matches!(self.method, Some(Method::GET | Method::HEAD | Method::DELETE));
-        let body = self.body.read(takes_body)?;
+        let body = self.body.read()?;
         let mut headers = HeaderMap::new();
         for (name, value) in self.headers {
             headers.append(name, value);
@@ -101,6 +111,8 @@ impl Arguments {
 
 struct Printer {
     out: Out,
+    /// Where a person sees the reply; else its bytes are printed.
+    shown: Option<Shown>,
     is_included: bool,
     is_timed: bool,
 }
@@ -120,7 +132,14 @@ impl Printer {
             self.head(&reply)?;
         }
         while let Some(chunk) = reply.chunk().await.context("the reply was cut off")? {
-            self.out.write_all(&chunk)?;
+            match &mut self.shown {
+                Some(shown) => self.out.write_all(shown.add(&chunk).as_bytes())?,
+                None => self.out.write_all(&chunk)?,
+            }
+            self.out.flush()?;
+        }
+        if let Some(shown) = &mut self.shown {
+            self.out.write_all(shown.finish().as_bytes())?;
             self.out.flush()?;
         }
         if self.is_timed {
@@ -136,7 +155,10 @@ impl Printer {
         for (name, value) in reply.headers() {
             self.out.write_all(name.as_str().as_bytes())?;
             self.out.write_all(b": ")?;
-            self.out.write_all(value.as_bytes())?;
+            match self.shown {
+                Some(_) => self.out.write_all(Plain::bytes(value.as_bytes()).as_bytes())?,
+                None => self.out.write_all(value.as_bytes())?,
+            }
             self.out.write_all(b"\n")?;
         }
         writeln!(self.out)?;

@@ -4,7 +4,7 @@ use std::{fs, io::Write, process::Stdio};
 
 use crate::{
     Folder,
-    daemon::{CALL, Daemon},
+    daemon::{CALL, Daemon, TOKEN},
     program, run, stderr, stdout,
 };
 
@@ -34,7 +34,7 @@ fn a_call_is_what_it_was_told_to_be() {
 }
 
 #[test]
-fn standard_input_is_the_body_of_a_call() {
+fn standard_input_is_read_only_if_it_is_named() {
     let daemon = Daemon::start();
     let call = |arguments: &[&str], input: &str| {
         let mut command = program(&daemon.url());
@@ -47,11 +47,60 @@ fn standard_input_is_the_body_of_a_call() {
         drop(stdin);
         stdout(&child.wait_with_output().expect("it ends"))
     };
-    assert_eq!(call(&[], "[1]"), "POST / application/json\n[1]");
+    assert_eq!(call(&["--data", "-"], "[1]"), "POST / application/json\n[1]");
     assert_eq!(call(&["--file", "-"], "x"), "POST / text/plain; charset=utf-8\nx");
-    assert_eq!(call(&[], ""), "GET / -\n", "nothing is no body");
+    assert_eq!(call(&["--data", "-"], ""), "POST / text/plain; charset=utf-8\n");
+    assert_eq!(call(&[], "[1]"), "GET / -\n");
     assert_eq!(call(&["--data", "y"], "x"), "POST / text/plain; charset=utf-8\ny");
-    assert_eq!(call(&["--method", "GET"], "x"), "GET / -\n");
+    assert_eq!(call(&["--method", "POST"], "x"), "POST / -\n");
+}
+
+/// As under a supervisor or in a script, where nobody ever closes it.
+#[test]
+fn a_pipe_that_stays_open_is_not_waited_for() {
+    let daemon = Daemon::start();
+    let (reader, _kept_open) = std::io::pipe().expect("a pipe");
+    let mut command = program(&daemon.url());
+    let output = command.args(["invoke", "hello"]).stdin(reader).output();
+    assert_eq!(stdout(&output.expect("the program runs")), "GET / -\n");
+}
+
+#[test]
+fn a_loop_over_lines_keeps_its_lines() {
+    let daemon = Daemon::start();
+    let line = format!(
+        "printf 'a\\nb\\n' | while read name; do {} invoke hello --path /$name; done",
+        env!("CARGO_BIN_EXE_hearth")
+    );
+    let mut shell = std::process::Command::new("/bin/sh");
+    shell.args(["-c", &line]).env("HEARTH_URL", daemon.url()).env("HEARTH_TOKEN", TOKEN);
+    let output = shell.output().expect("a shell");
+    assert_eq!(stdout(&output), "GET /a -\nGET /b -\n");
+}
+
+/// A person's terminal, which `script` makes.
+#[test]
+fn a_reply_on_a_terminal_moves_nothing_and_ends_its_line() {
+    if !std::path::Path::new("/usr/bin/script").exists() {
+        eprintln!("skipped: no `script` on this machine to make a terminal with");
+        return;
+    }
+    let daemon = Daemon::start();
+    let on_terminal = |flags: &str| {
+        let invoke =
+            format!("{} invoke hello --path /escape {flags}", env!("CARGO_BIN_EXE_hearth"));
+        let mut script = std::process::Command::new("/usr/bin/script");
+        script.args(["-qec", &format!("{invoke}; echo end"), "/dev/null"]);
+        script.env("HEARTH_URL", daemon.url()).env("HEARTH_TOKEN", TOKEN).stdin(Stdio::null());
+        let output = script.output().expect("a terminal");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let shown = on_terminal("");
+    assert!(shown.contains("\\x1b[2Jmoved\r\nend"), "{shown:?}");
+    let raw = on_terminal("--raw");
+    assert!(raw.contains("\x1b[2Jmovedend"), "{raw:?}");
+    let piped = run(&daemon, &["invoke", "hello", "--path", "/escape"]);
+    assert_eq!(stdout(&piped), "\x1b[2Jmoved", "a pipe gets the bytes");
 }
 
 #[test]

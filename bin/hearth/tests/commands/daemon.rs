@@ -163,6 +163,7 @@ fn call(seen: &Seen, target: &str, state: &Arc<Shared>) -> Answer {
     let mut answer = match (name, path) {
         ("hello", "stream") => pieces(state, "first\n".into(), "second\n".into()),
         ("hello", "fail") => whole(500, "it broke"),
+        ("hello", "escape") => whole(200, "\x1b[2Jmoved"),
         ("hello", _) => {
             let head = format!("{} /{path} {kind}\n", seen.method);
             let mut body = head.into_bytes();

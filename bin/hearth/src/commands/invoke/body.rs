@@ -5,7 +5,6 @@ use std::{
 };
 
 use anyhow::Context;
-use rustix::fs::FileType;
 
 use crate::exit::{Failure, Fatal};
 
@@ -15,7 +14,7 @@ const MOST: u64 = 20 << 20;
 /// Where a call's body comes from.
 #[derive(clap::Args)]
 pub(crate) struct BodyArguments {
-    /// The body.
+    /// The body; `-` is standard input.
     #[arg(short, long, value_name = "TEXT", conflicts_with = "file")]
     data: Option<String>,
     /// The file that is the body; `-` is standard input.
@@ -24,10 +23,11 @@ pub(crate) struct BodyArguments {
 }
 
 impl BodyArguments {
-    /// The body, if there is one. Standard input is asked only if the method `takes_body`, and an
-    /// empty one is none.
-    pub(crate) fn read(self, takes_body: bool) -> anyhow::Result<Option<Vec<u8>>> {
+    /// The body, if there is one. Standard input is read only by who asks for it: it may be a pipe
+    /// that stays open, or the rest of what `while read` goes through.
+    pub(crate) fn read(self) -> anyhow::Result<Option<Vec<u8>>> {
         match (self.data, self.file) {
+            (Some(data), _) if data == "-" => limited(io::stdin()).map(Some),
             (Some(data), _) => Ok(Some(data.into_bytes())),
             (None, Some(path)) if path == Path::new("-") => limited(io::stdin()).map(Some),
             (None, Some(path)) => {
@@ -36,20 +36,9 @@ impl BodyArguments {
                 })?;
                 limited(file).map(Some)
             }
-            (None, None) if takes_body && is_stdin_given() => {
-                limited(io::stdin()).map(|body| Some(body).filter(|body| !body.is_empty()))
-            }
             (None, None) => Ok(None),
         }
     }
-}
-
-/// Not a terminal, not `/dev/null`, and not closed.
-fn is_stdin_given() -> bool {
-    rustix::fs::fstat(io::stdin()).is_ok_and(|stat| {
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        matches!(kind, FileType::RegularFile | FileType::Fifo | FileType::Socket)
-    })
 }
 
 fn limited(reader: impl Read) -> anyhow::Result<Vec<u8>> {
