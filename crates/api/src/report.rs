@@ -168,14 +168,18 @@ pub struct Status {
 /// Which lines of a log are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct LogQuery {
-    /// Only what this call wrote.
+    /// Only what this call wrote: its id, or the beginning or the end of it if the log has no other
+    /// call with the same.
+    #[param(pattern = "^[0-9a-fA-F-]{1,36}$")]
     pub call: Option<String>,
     /// Only what was written since then: milliseconds since 1970.
     pub since: Option<u64>,
     /// The newest so many lines [default: 1000, at most 100000].
     pub limit: Option<usize>,
-    /// Keep the answer open and send new lines as they come.
+    /// Keep the answer open and send new lines as they come: `true` or `false`.
+    #[param(required = false)]
     pub follow: bool,
 }
 

@@ -6,7 +6,8 @@ use std::{
 };
 
 use api::LogQuery;
-use model::{CallEnd, CallId, FunctionName, LogEvent, LogLine, LogSource};
+use logs::CallPart;
+use model::{CallEnd, FunctionName, LogEvent, LogLine, LogSource, PlainLines};
 
 use super::{
     Connection, DataDirectory,
@@ -18,11 +19,15 @@ const EXAMPLES: &str = "\
 Examples:
   hearth logs hello --since 10m
   hearth logs hello --follow
-  hearth logs hello --call 01938b6e-7f00-7abc-8def-0123456789ab
+  hearth logs hello --call 456789ab
   hearth logs hello --json | jq 'select(.event == \"end\" and .outcome != \"served\")'
 
 Each line has a time in UTC, the end of the call's id, where it comes from and what it says. The last
-line of a call has its whole id.";
+line of a call has its whole id.
+
+Control characters are shown as escapes such as \\x1b, and further lines of an entry are marked with
+`|`, on a terminal and in a pipe: what a function writes can neither move the cursor nor pass for an
+entry of its own. --raw prints what was written as it is.";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -32,9 +37,10 @@ pub(crate) struct Arguments {
     /// Go on with new lines as they come, until ctrl-C.
     #[arg(short, long)]
     follow: bool,
-    /// Only what this call wrote; replies name it in the header `x-hearth-call`.
-    #[arg(long, value_name = "ID")]
-    call: Option<CallId>,
+    /// Only what this call wrote: its id, or the beginning or end of it that no other call in the log
+    /// has. Replies name it in the header `x-hearth-call`.
+    #[arg(long, value_name = "ID", value_parser = parse_call)]
+    call: Option<String>,
     /// Only what is newer: a duration such as `10m`, or a time such as `2026-11-20T13:00:00Z`.
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<u64>,
@@ -44,8 +50,16 @@ pub(crate) struct Arguments {
     /// Print JSON: a log line in each line.
     #[arg(long)]
     json: bool,
+    /// Print what was written as it is, control characters and line ends included.
+    #[arg(long, conflicts_with = "json")]
+    raw: bool,
     #[command(flatten)]
     data: DataDirectory,
+}
+
+/// The daemon knows which call is meant; mistakes show before it is asked.
+fn parse_call(text: &str) -> Result<String, logs::InvalidCallPart> {
+    text.parse::<CallPart>().map(|_| text.into())
 }
 
 /// Milliseconds since 1970.
@@ -61,22 +75,29 @@ fn parse_since(text: &str) -> Result<u64, String> {
 
 pub(crate) async fn run(arguments: Arguments, connection: &Connection) -> anyhow::Result<()> {
     let query = LogQuery {
-        call: arguments.call.map(|call| call.to_string()),
+        call: arguments.call,
         since: arguments.since,
         limit: arguments.limit,
         follow: arguments.follow,
     };
     let mut lines = connection.client(&arguments.data)?.logs(&arguments.name, &query).await?;
     let mut out = Out::new();
+    // Below what an entry says.
+    let mark = format!("{:TEXT$}| ", "");
     while let Some(line) = lines.next().await? {
         if arguments.json {
             out.json_line(&line)?;
-        } else {
+        } else if arguments.raw {
             writeln!(out, "{}", text(&line))?;
+        } else {
+            writeln!(out, "{}", PlainLines { text: &text(&line), mark: &mark })?;
         }
     }
     Ok(())
 }
+
+/// The column before the one in which entries begin, less the mark's own two.
+const TEXT: usize = 24 + 2 + 8 + 2 + 6;
 
 fn text(line: &LogLine) -> String {
     // An id begins with the time, so calls that run together differ only in the end of theirs.
