@@ -1,6 +1,6 @@
 //! From a folder to a function that serves, and to nothing again.
 
-use std::{fs, path::Path, thread};
+use std::{fs, path::Path, process::Stdio, thread};
 
 use conformance::{
     client::Request,
@@ -221,6 +221,88 @@ fn settings_stay_until_they_are_changed() {
     platform.kill();
     platform.restart();
     assert_eq!(platform.function("settled")["settings"], settings);
+}
+
+/// What the interrupt of whoever deploys comes to.
+#[test]
+fn an_interrupted_deployment_is_cancelled_and_the_old_one_serves() {
+    let platform = Platform::new();
+    let source = fixture(&Flavour::any().runtime);
+    platform.deploy("given-up", &source, &["--env", "VERSION=good"]);
+    let endless = Source::of(&[
+        ("index.js", "Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);"),
+        ("main.py", "import time\ntime.sleep(1000)"),
+    ]);
+    let path = endless.path().to_str().expect("our paths are text");
+    let runtime = &*Flavour::any().runtime;
+    let line = ["deploy", path, "--name", "given-up", "--runtime", runtime];
+    let mut command = platform.prepared(&line);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let child = child.expect("hearth runs");
+    wait::until("it is being started", || {
+        platform.ask("/v1/instances").as_array().is_some_and(|instances| {
+            instances.iter().any(|instance| instance["state"] == "starting")
+        })
+    });
+    Process::of(child.id()).expect("it runs").signal("INT");
+    let output = child.wait_with_output().expect("it ends");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(130), "{told}");
+    assert!(told.contains("it was cancelled") && told.contains("still does"), "{told}");
+    assert_eq!(version(&platform, "given-up"), "good");
+    let last = platform.function("given-up")["deployments"][0].clone();
+    assert_eq!(
+        (&last["state"], &last["failure"]),
+        (&json!("failed"), &json!("start: it was cancelled"))
+    );
+    wait::until("what was being started is gone", || platform.instances("given-up").len() == 1);
+    let id = last["id"].as_str().expect("an id");
+    let again = platform.api("DELETE", &format!("/v1/functions/given-up/deployments/{id}"));
+    assert_eq!(
+        (again.status(), &again.json()["error"]["code"]),
+        (404, &json!("unknown-deployment"))
+    );
+}
+
+/// Mistakes and lacks that the source has nothing to do with.
+#[test]
+fn what_this_machine_cannot_give_is_refused_before_anything_is_built() {
+    let platform = Platform::new();
+    let flavour = Flavour::any();
+    let source = fixture(&flavour.runtime);
+    let missing = format!("{}-1.2", flavour.runtime);
+    for (flags, code, says) in [
+        (&["--runtime", "ruby"][..], 64, "hearth: no runtime `ruby`; there are: "),
+        (&["--runtime", &missing], 69, " 1.2 on this machine"),
+        (&["--memory", "999999GiB"], 64, "which is all that the machine has"),
+        (&["--cpus", "1000"], 64, "which is all that the machine has"),
+    ] {
+        let finished = platform.try_deploy("refused", &source, flags);
+        assert_eq!(finished.code, Some(code), "{flags:?}: {}", finished.errors);
+        assert!(finished.errors.contains(says), "{flags:?}: {}", finished.errors);
+    }
+    assert_eq!(platform.ask("/v1/functions"), json!([]));
+}
+
+/// The log shows the end of an id, and calls of the same minute share the beginning.
+#[test]
+fn a_part_of_a_calls_id_names_the_call_if_it_is_the_only_one() {
+    let platform = Platform::new();
+    platform.deploy("named", &fixture(&Flavour::any().runtime), &[]);
+    let ids = [(); 2].map(|()| {
+        let response = platform.call("named", "/");
+        response.head.one("x-hearth-call").expect("every reply has one").to_owned()
+    });
+    let logs = |part: &str| platform.command(&["logs", "named", "--call", part]);
+    let shown = logs(&ids[1][28..]);
+    assert_eq!(shown.code, Some(0), "{}", shown.errors);
+    assert!(shown.output.contains(&ids[1]) && !shown.output.contains(&ids[0]), "{}", shown.output);
+    assert!(logs(&ids[0]).output.contains(&ids[0]));
+    let ambiguous = logs(&ids[0][..4]);
+    assert_eq!(ambiguous.code, Some(64), "{}", ambiguous.errors);
+    assert!(ids.iter().all(|id| ambiguous.errors.contains(id)), "{}", ambiguous.errors);
+    let unknown = logs("ffffffff");
+    assert_eq!(unknown.code, Some(66), "{}", unknown.errors);
 }
 
 /// Its first instance would start for ever.

@@ -51,7 +51,10 @@ impl Command {
     /// Runs the command on one thread. A closed pipe behind it is no failure.
     pub(crate) fn run(self, connection: &Connection) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        match runtime.block_on(self.answer(connection)) {
+        let outcome = runtime.block_on(self.answer(connection));
+        // What is still being packed after an interrupt is of no use to anybody.
+        runtime.shutdown_background();
+        match outcome {
             Err(error) if out::is_closed_pipe(&error) => Ok(()),
             outcome => outcome.map_err(with_code),
         }
@@ -78,7 +81,10 @@ fn with_code(error: anyhow::Error) -> anyhow::Error {
     let failure = match cause {
         ClientError::Url { .. } | ClientError::NoToken | ClientError::Path { .. } => Failure::Usage,
         ClientError::Refused { status: 400 | 422, .. } => Failure::Usage,
-        ClientError::UnknownFunction { .. } => Failure::NoInput,
+        ClientError::Refused { code, .. } if code == api::NOT_HERE => Failure::Unavailable,
+        ClientError::UnknownFunction { .. } | ClientError::Refused { status: 404, .. } => {
+            Failure::NoInput
+        }
         ClientError::Unreachable { .. } | ClientError::Silent { .. } => Failure::Unavailable,
         ClientError::Token { .. } => Failure::NoPermission,
         ClientError::Refused { .. }

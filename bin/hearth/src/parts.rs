@@ -1,12 +1,19 @@
 //! The parts that `hearth serve` and `hearth up` are both made of.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, ToSocketAddrs},
+    ops::RangeInclusive,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use adapter::Adapter;
 use adapter_process::ProcessAdapter;
 use adapter_sandbox::LastingSandboxAdapter;
 use executor::Template;
-use model::{LaunchSpec, Limits, Network};
+use model::{Capacity, LaunchSpec, Limits, Network};
 use protocol_worker::WorkerConfig;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -31,17 +38,68 @@ const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a worker may take to give up a call whose time is over.
 const PATIENCE: Duration = Duration::from_millis(250);
 
+/// Reads `NAME=value`.
 pub(crate) fn parse_variable(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
-        _ => Err("write it as NAME=value".into()),
-    }
+    let (name, value) = text.split_once('=').ok_or("write it as NAME=value")?;
+    model::check_variable(name).map_err(|error| error.to_string())?;
+    Ok((name.into(), value.into()))
 }
 
+/// Reads an instance's memory, of which this machine must have as much.
 pub(crate) fn parse_memory(text: &str) -> Result<u64, String> {
     const LEAST: u64 = 16 << 20;
     let bytes = model::parse_size(text).map_err(|error| error.to_string())?;
-    if bytes < LEAST { Err("no runtime starts with less than 16MiB".into()) } else { Ok(bytes) }
+    let most = machine().memory_bytes;
+    match bytes {
+        ..LEAST => Err("no runtime starts with less than 16MiB".into()),
+        _ if bytes > most => Err(format!("this machine has {}", model::format_size(most))),
+        _ => Ok(bytes),
+    }
+}
+
+/// Reads an instance's processors, of which this machine must have as many.
+pub(crate) fn parse_cpus_milli(text: &str) -> Result<u32, String> {
+    let milli = model::parse_cpus_milli(text).map_err(|error| error.to_string())?;
+    let most = machine().cpus_milli;
+    if milli > most {
+        return Err(format!("this machine has {}", model::format_cpus(most)));
+    }
+    Ok(milli)
+}
+
+/// Reads a whole number within a range.
+pub(crate) fn whole(
+    range: RangeInclusive<u32>,
+) -> impl Fn(&str) -> Result<u32, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        let (least, most) = (range.start(), range.end());
+        number.ok_or_else(|| format!("write a whole number from {least} to {most}"))
+    }
+}
+
+/// Reads where to listen: an address or a name, and a port. Where a name has several addresses, one
+/// of version 4 comes first. Waits for the system to look the name up.
+pub(crate) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    let addresses = match text.to_socket_addrs() {
+        Ok(addresses) => addresses,
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            return Err("write it like `127.0.0.1:8080` or `localhost:8080`".into());
+        }
+        Err(error) => return Err(format!("the name has no address here ({error})")),
+    };
+    let mut addresses: Vec<_> = addresses.collect();
+    addresses.sort_by_key(SocketAddr::is_ipv6);
+    addresses.first().copied().ok_or_else(|| "the name has no address here".into())
+}
+
+/// What this machine has, and so the most that an instance can have.
+pub(crate) fn machine() -> Capacity {
+    let processors = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count());
+    Capacity {
+        memory_bytes: rustix::system::sysinfo().totalram,
+        cpus_milli: processors.max(1) * 1000,
+    }
 }
 
 /// Each connection needs a descriptor, and the usual soft limit of 1024 is for programs that use
@@ -86,7 +144,8 @@ pub(crate) enum AdapterName {
     Process,
 }
 
-/// An adapter with what the program must know of it beyond the trait.
+/// An adapter with what the program must know of it beyond the trait. Cheap to clone.
+#[derive(Clone)]
 pub(crate) enum Chosen {
     Sandbox(Arc<LastingSandboxAdapter>),
     Process(Arc<ProcessAdapter>),
@@ -173,15 +232,19 @@ impl Chosen {
         }
     }
 
-    /// The network that instances get. What the user asked for is never replaced silently.
-    pub(crate) fn network(&self, asked: Option<Network>) -> Network {
+    /// The network that instances get. What the user asked for is never replaced silently: where
+    /// there is no such network, nothing is started.
+    pub(crate) fn network(&self, asked: Option<Network>) -> anyhow::Result<Network> {
         match (self, asked) {
-            (_, Some(asked)) => asked,
-            (Self::Process(_), None) => Network::Host,
+            (_, Some(asked)) => match self.lacks(asked) {
+                None => Ok(asked),
+                Some(why) => Err(Fatal::new(Failure::Unavailable, why).into()),
+            },
+            (Self::Process(_), None) => Ok(Network::Host),
             // Why there is none is among its weaknesses.
             (Self::Sandbox(adapter), None) => match adapter.no_egress() {
-                None => Network::Egress,
-                Some(_) => Network::None,
+                None => Ok(Network::Egress),
+                Some(_) => Ok(Network::None),
             },
         }
     }
@@ -193,6 +256,24 @@ impl Chosen {
             Self::Process(_) => None,
         };
         overcommitment(instances, limited, machine_memory())
+    }
+
+    /// Why instances cannot have a network here, and what to do; none if they can.
+    pub(crate) fn lacks(&self, network: Network) -> Option<String> {
+        match (self, network) {
+            (Self::Sandbox(adapter), Network::Egress) => adapter.no_egress().map(|why| {
+                format!(
+                    "there is no network `egress` here: {why}; ask for the network `none` or \
+                     `host`, or see what `hearth doctor` says"
+                )
+            }),
+            (Self::Sandbox(_), Network::None | Network::Host)
+            | (Self::Process(_), Network::Host) => None,
+            (Self::Process(_), Network::None | Network::Egress) => Some(format!(
+                "there is no network `{network}` here: the adapter `process` does not isolate \
+                 functions; ask for the network `host`, or use the adapter `sandbox`"
+            )),
+        }
     }
 
     pub(crate) fn weaknesses(&self) -> Vec<String> {

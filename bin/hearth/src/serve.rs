@@ -17,11 +17,11 @@ use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    exit::{Failure, Fatal},
+    exit::{Failure, Fatal, complain},
     output,
     parts::{
         self, AdapterName, BIND_TIMEOUT, Chosen, DRAIN_TIMEOUT, FUNCTION_USER, Signals,
-        parse_memory, parse_variable, worker_config,
+        parse_cpus_milli, parse_listen, parse_memory, parse_variable, whole, worker_config,
     },
     runtimes::{Catalogue, Interpreter, Runtime},
     source,
@@ -51,8 +51,8 @@ pub(crate) struct Arguments {
     /// The file that defines the function [default: the runtime's usual names].
     #[arg(long, value_name = "FILE", env = "OPEN_RUNTIMES_ENTRYPOINT")]
     entrypoint: Option<String>,
-    /// Where to listen; port 0 picks a free one.
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:3000")]
+    /// Where to listen, also by a name such as localhost; port 0 picks a free one.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:3000", value_parser = parse_listen)]
     listen: SocketAddr,
     /// Write `<id>_logs.log` and `<id>_errors.log` to this folder [default: standard error].
     #[arg(long, value_name = "DIR")]
@@ -63,12 +63,12 @@ pub(crate) struct Arguments {
     /// A variable for the function's environment. May be repeated.
     #[arg(long = "env", value_name = "K=V", value_parser = parse_variable)]
     environment: Vec<(String, String)>,
-    /// Memory of an instance.
-    #[arg(long, value_name = "SIZE", default_value = "512MiB", value_parser = parse_memory)]
-    memory: u64,
-    /// Processors of an instance.
-    #[arg(long, value_name = "N", default_value = "1", value_parser = model::parse_cpus_milli)]
-    cpus: u32,
+    /// Memory of an instance [default: 512MiB].
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    memory: Option<u64>,
+    /// Processors of an instance [default: 1].
+    #[arg(long, value_name = "N", value_parser = parse_cpus_milli)]
+    cpus: Option<u32>,
     /// What an instance can reach: `egress` (public addresses), `none` or `host`
     /// [default: egress where the machine can give it, else none].
     #[arg(long)]
@@ -80,8 +80,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     production: bool,
     /// How many instances wait, unbound, to replace one or to serve a fresh call.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(..=256))]
-    spares: u16,
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole(0..=256))]
+    spares: u32,
     /// Give every call a new instance (for measuring).
     #[arg(long)]
     fresh: bool,
@@ -131,13 +131,20 @@ async fn serve(arguments: Arguments, stop: &CancellationToken) -> anyhow::Result
         prepared = prepare(&arguments, &data, &telemetry) => prepared?,
     };
     let adapter = Chosen::start(arguments.adapter, &data, None).await?;
+    let network = match adapter.network(arguments.network) {
+        Ok(network) => network,
+        Err(error) => {
+            adapter.shut_down().await;
+            return Err(error);
+        }
+    };
     let engine = Engine::new(
         adapter.adapter(),
         Arc::new(WorkerProtocol::new(worker_config(&sockets)?)),
         Arc::new(output::of_instance),
     );
     let executor = Executor::new(engine, executor_config(&arguments));
-    let template = template(&arguments, &prepared, &adapter);
+    let template = template(&arguments, &prepared, network);
     let service = Arc::new(executor.serve(revision(&arguments, prepared, &template, &executor)));
     let server = Server::bind(arguments.listen, ServerLimits::default())
         .await
@@ -145,8 +152,12 @@ async fn serve(arguments: Arguments, stop: &CancellationToken) -> anyhow::Result
 
     tokio::select! {
         () = stop.cancelled() => {}
-        // A function that does not load is served all the same: its calls and its log say why.
-        _ = service.ready(Instant::now() + 2 * BIND_TIMEOUT) => {
+        // A function that does not load is served all the same: its calls and its log say why, and
+        // so does standard error at once.
+        outcome = service.ready(Instant::now() + 2 * BIND_TIMEOUT) => {
+            if let Err(error) = outcome {
+                complain(&format!("the function does not start, and its calls fail: {error}"));
+            }
             announce(server.address()?, &adapter)?;
             telemetry.append("startup", started.elapsed())?;
             let places = Semaphore::new(MAX_CALLS as usize);
@@ -231,7 +242,7 @@ fn host_config(arguments: &Arguments) -> anyhow::Result<HostConfig> {
 }
 
 fn executor_config(arguments: &Arguments) -> ExecutorConfig {
-    let spares = u32::from(arguments.spares);
+    let spares = arguments.spares;
     ExecutorConfig {
         limits: PoolLimits {
             instances: MAX_CALLS + spares,
@@ -245,10 +256,10 @@ fn executor_config(arguments: &Arguments) -> ExecutorConfig {
     }
 }
 
-fn template(arguments: &Arguments, prepared: &Prepared, adapter: &Chosen) -> Template {
-    let limits = Limits { cpus_milli: arguments.cpus, ..Limits::with_memory(arguments.memory) };
+fn template(arguments: &Arguments, prepared: &Prepared, network: Network) -> Template {
+    let usual = arguments.memory.map_or_else(Limits::default, Limits::with_memory);
+    let limits = Limits { cpus_milli: arguments.cpus.unwrap_or(usual.cpus_milli), ..usual };
     let Prepared { runtime, interpreter, server, .. } = prepared;
-    let network = adapter.network(arguments.network);
     parts::template(runtime, interpreter, server.clone(), limits, network)
 }
 
@@ -287,8 +298,12 @@ async fn prepare(
 ) -> anyhow::Result<Prepared> {
     let source = &arguments.directory;
     if !source.is_dir() {
-        let message = format!("{} is not a directory", source.display());
-        return Err(Fatal::new(Failure::Usage, message).into());
+        let (failure, what) = if source.exists() {
+            (Failure::Usage, "is not a folder")
+        } else {
+            (Failure::NoInput, "does not exist")
+        };
+        return Err(Fatal::new(failure, format!("{} {what}", source.display())).into());
     }
     let catalogue = Catalogue::load(arguments.runtimes.as_deref())?;
     let (runtime, version) = match &arguments.runtime {

@@ -13,7 +13,7 @@ use front::{Door, DoorConfig};
 use platform::{Administration, Parts, Platform, PlatformConfig, Switchboard, Token};
 use protocol_worker::WorkerConfig;
 use telemetry::{ColdStart, Collector, Format, Metrics, Spans};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -32,6 +32,8 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a request's head may take, and how long a connection may be idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the start waits for the system to look up this machine's own name.
+const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs until a signal ends it.
 pub(crate) fn run(arguments: &Arguments, verbosity: u8) -> anyhow::Result<()> {
@@ -69,16 +71,26 @@ async fn up(settings: Settings, stop: &CancellationToken) -> anyhow::Result<()> 
     let own = OwnedDirectory::create(&data.join("run"))?;
     let sockets = OwnedDirectory::create(&state::runtime_parent())?;
     let adapter = Chosen::start(settings.adapter, &own, settings.memory_reserve).await?;
+    let network = match adapter.network(settings.network) {
+        Ok(network) => network,
+        Err(error) => {
+            adapter.shut_down().await;
+            return Err(error);
+        }
+    };
     let switchboard = Switchboard::default();
     let metrics = Arc::new(Metrics::new(VERSION));
     let languages = Languages::new(
         Catalogue::load(settings.runtimes.as_deref())?,
         own.subdirectory("servers")?,
         &adapter,
-        settings.network,
+        network,
     );
     let executor = executor(&settings, &adapter, &sockets, &switchboard, &metrics)?;
-    let url = settings.url.clone().unwrap_or_else(|| format!("http://{address}"));
+    let url = match &settings.url {
+        Some(url) => url.clone(),
+        None => format!("http://{}", reachable(address).await),
+    };
     let config = PlatformConfig {
         data: data.clone(),
         url: url.trim_end_matches('/').to_owned(),
@@ -89,6 +101,7 @@ async fn up(settings: Settings, stop: &CancellationToken) -> anyhow::Result<()> 
         drain_timeout: DRAIN_TIMEOUT,
         bind_timeout: settings.load_timeout,
         logs: settings.log_limits(),
+        machine: parts::machine(),
     };
     let parts = Parts {
         executor,
@@ -111,6 +124,22 @@ async fn up(settings: Settings, stop: &CancellationToken) -> anyhow::Result<()> 
     platform.shut_down().await;
     adapter.shut_down().await;
     Ok(())
+}
+
+/// Where clients reach what listens at an address. Nobody can connect to `0.0.0.0`: this machine's
+/// name stands for all its addresses if the system knows it, else the loopback does.
+async fn reachable(address: SocketAddr) -> String {
+    if !address.ip().is_unspecified() {
+        return address.to_string();
+    }
+    let port = address.port();
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let looking_up = tokio::net::lookup_host((name.as_str(), port));
+    let found = timeout(LOOK_UP_TIMEOUT, looking_up).await;
+    if found.is_ok_and(|found| found.is_ok_and(|mut found| found.next().is_some())) {
+        return format!("{name}:{port}");
+    }
+    if address.is_ipv4() { format!("127.0.0.1:{port}") } else { format!("[::1]:{port}") }
 }
 
 fn limits() -> ServerLimits {

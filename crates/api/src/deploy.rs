@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, time::Duration};
 
-use model::{Network, Settings};
+use model::{Capacity, Limits, Network, Settings};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -24,27 +24,35 @@ pub struct DeployRequest {
 pub struct SettingsPatch {
     /// Variables to set, and those to remove: null.
     pub environment: BTreeMap<String, Option<String>>,
-    /// How long a call may take, such as `15s`.
+    /// How long a call may take, such as `15s`: from 1ms to 24h.
+    #[schema(pattern = r"^\s*(0|([0-9]+\s*[a-zA-Z]+\s*)+)$")]
     pub timeout: Option<String>,
-    /// Memory of an instance, such as `256MiB`.
+    /// Memory of an instance, such as `256MiB`: at least 16MiB, at most what the machine has.
+    #[schema(pattern = "^[0-9]+(B|KiB|MiB|GiB)?$")]
     pub memory: Option<String>,
-    /// Processors of an instance, such as `0.5`.
+    /// Processors of an instance, such as `0.5`: at least 0.01, at most what the machine has.
+    #[schema(pattern = r"^[0-9]{1,4}(\.[0-9]{1,3})?$")]
     pub cpus: Option<String>,
     /// `egress`, `none` or `host`.
+    #[schema(pattern = "^(egress|none|host)$")]
     pub network: Option<String>,
     /// Calls at once in one instance.
+    #[schema(minimum = 1, maximum = 1024)]
     pub concurrency: Option<u32>,
     /// Instances that are kept even if nobody calls.
+    #[schema(maximum = 4096)]
     pub min: Option<u32>,
     /// The most instances.
+    #[schema(minimum = 1, maximum = 4096)]
     pub max: Option<u32>,
     /// How long an instance may go without a call, such as `5m`.
+    #[schema(pattern = r"^\s*(0|([0-9]+\s*[a-zA-Z]+\s*)+)$")]
     pub idle: Option<String>,
 }
 
 impl SettingsPatch {
-    /// The settings with the changes, or all mistakes in words.
-    pub fn apply(&self, to: &Settings) -> Result<Settings, Vec<String>> {
+    /// The settings with the changes, for a machine that has so much; or all mistakes in words.
+    pub fn apply(&self, to: &Settings, machine: &Capacity) -> Result<Settings, Vec<String>> {
         let mut settings = to.clone();
         let mut mistakes = Vec::new();
         for (name, value) in &self.environment {
@@ -58,7 +66,7 @@ impl SettingsPatch {
             read("memory", self.memory.as_deref(), model::parse_size, &mut mistakes)
         {
             let cpus_milli = limits.cpus_milli;
-            *limits = model::Limits { cpus_milli, ..model::Limits::with_memory(bytes) };
+            *limits = Limits { cpus_milli, ..Limits::with_memory(bytes) };
         }
         if let Some(cpus) =
             read("cpus", self.cpus.as_deref(), model::parse_cpus_milli, &mut mistakes)
@@ -80,7 +88,14 @@ impl SettingsPatch {
         scale.concurrency = self.concurrency.unwrap_or(scale.concurrency);
         scale.max = self.max.unwrap_or(scale.max);
         scale.min = self.min.unwrap_or(scale.min);
-        mistakes.extend(settings.mistakes().iter().map(ToString::to_string));
+        // A default, or what was allowed before, is not asked for.
+        let asked = Limits {
+            memory_bytes: self.memory.as_ref().map_or(0, |_| settings.limits.memory_bytes),
+            cpus_milli: self.cpus.as_ref().map_or(0, |_| settings.limits.cpus_milli),
+            ..settings.limits.clone()
+        };
+        let wrong = settings.mistakes().into_iter().chain(asked.beyond(machine));
+        mistakes.extend(wrong.map(|mistake| mistake.to_string()));
         if mistakes.is_empty() { Ok(settings) } else { Err(mistakes) }
     }
 }
@@ -105,7 +120,8 @@ fn duration(text: &str) -> Result<Duration, String> {
         .map_err(|_| format!("`{text}` is not a duration such as `500ms`, `15s` or `5m`"))
 }
 
-/// What happens while a deployment is made. The last event is `active` or `failed`.
+/// What happens while a deployment is made. The answer's header `x-hearth-deployment` names
+/// the deployment, for who wants to cancel it. The last event is `active` or `failed`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum DeployEvent {
@@ -139,6 +155,8 @@ pub enum DeployEvent {
 mod tests {
     use super::*;
 
+    const MACHINE: Capacity = Capacity { memory_bytes: 1 << 30, cpus_milli: 2000 };
+
     #[test]
     fn what_is_left_out_stays_as_it_was() {
         let first = SettingsPatch {
@@ -147,14 +165,14 @@ mod tests {
             cpus: Some("0.5".into()),
             ..SettingsPatch::default()
         };
-        let settings = first.apply(&Settings::default()).expect("valid");
+        let settings = first.apply(&Settings::default(), &MACHINE).expect("valid");
         let second = SettingsPatch {
             environment: [("A".into(), None)].into(),
             timeout: Some("2s".into()),
             memory: Some("128MiB".into()),
             ..SettingsPatch::default()
         };
-        let settings = second.apply(&settings).expect("valid");
+        let settings = second.apply(&settings, &MACHINE).expect("valid");
         assert_eq!(settings.environment, [("B".to_owned(), "2".to_owned())].into());
         assert_eq!(settings.limits.memory_bytes, 128 << 20);
         assert_eq!(settings.limits.cpus_milli, 500);
@@ -173,8 +191,23 @@ mod tests {
             idle: Some("x".into()),
             ..SettingsPatch::default()
         };
-        let mistakes = patch.apply(&Settings::default()).expect_err("many mistakes");
+        let mistakes = patch.apply(&Settings::default(), &MACHINE).expect_err("many mistakes");
         assert_eq!(mistakes.len(), 7, "{mistakes:#?}");
+    }
+
+    #[test]
+    fn a_machine_gives_what_it_has() {
+        let patch = SettingsPatch {
+            memory: Some("2GiB".into()),
+            cpus: Some("100".into()),
+            ..SettingsPatch::default()
+        };
+        let mistakes = patch.apply(&Settings::default(), &MACHINE).expect_err("too much");
+        assert_eq!(mistakes.len(), 2, "{mistakes:#?}");
+        assert!(mistakes[0].contains("1GiB") && mistakes[1].contains("at most 2"), "{mistakes:#?}");
+        let small = Capacity { memory_bytes: 256 << 20, cpus_milli: 500 };
+        let unchanged = SettingsPatch::default().apply(&Settings::default(), &small);
+        assert_eq!(unchanged, Ok(Settings::default()), "what nobody asked for is not refused");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! | `GET /v1/functions/{name}` | one |
 //! | `DELETE /v1/functions/{name}` | removes it with everything it had |
 //! | `POST /v1/functions/{name}/deployments` | deploys: `multipart/form-data` with the parts `settings` ([`DeployRequest`]) and `source` (a tar, plain or compressed with gzip or zstd); answers lines of [`DeployEvent`] |
+//! | `DELETE /v1/functions/{name}/deployments/{id}` | cancels one that is under way |
 //! | `GET /v1/functions/{name}/logs` | lines of [`model::LogLine`]; query [`LogQuery`] |
 //! | `GET /v1/instances` | what runs: [`Instance`] |
 //! | `GET /v1/status` | the daemon: [`Status`] |
@@ -26,3 +27,7 @@ pub use report::{
 pub const TIMING_HEADER: &str = "x-hearth-timing";
 /// The header in which every reply of a function carries its call's id.
 pub const CALL_HEADER: &str = "x-hearth-call";
+/// The header in which the answer to a deployment carries its id.
+pub const DEPLOYMENT_HEADER: &str = "x-hearth-deployment";
+/// The code of the problem that the daemon's machine lacks what was asked for.
+pub const NOT_HERE: &str = "not-here";

@@ -47,6 +47,15 @@ pub struct Source<R> {
     pub bytes: u64,
 }
 
+/// A deployment under way.
+#[derive(Debug)]
+pub struct Deploying {
+    /// What it is called, for who wants to cancel it; none if the daemon does not say.
+    pub id: Option<String>,
+    /// What becomes of it.
+    pub events: Lines<DeployEvent>,
+}
+
 impl Client {
     /// Prepares for a daemon's URL; nothing is sent yet. Calls of functions need no token,
     /// everything else does.
@@ -108,14 +117,14 @@ impl Client {
         self.explain(answer, name).await
     }
 
-    /// Sends a source folder, and tells what becomes of it. If the lines are dropped, the daemon
-    /// decides whether the deployment goes on.
+    /// Sends a source folder, and tells what becomes of it. If the answer is dropped, the deployment
+    /// goes on.
     pub async fn deploy<R: AsyncRead + Send + 'static>(
         &self,
         name: &FunctionName,
         request: &DeployRequest,
         source: Source<R>,
-    ) -> Result<Lines<DeployEvent>, ClientError> {
+    ) -> Result<Deploying, ClientError> {
         let settings = Part::text(serde_json::to_string(request)?);
         let archive = reqwest::Body::wrap_stream(ReaderStream::new(source.archive));
         let archive = Part::stream_with_length(archive, source.bytes).file_name("source");
@@ -123,7 +132,25 @@ impl Client {
             .part("settings", with_type(settings, "application/json")?)
             .part("source", with_type(archive, "application/octet-stream")?);
         let path = format!("/v1/functions/{name}/deployments");
-        self.send(self.request(Method::POST, &path).multipart(form)).await.map(Lines::new)
+        let response = self.send(self.request(Method::POST, &path).multipart(form)).await?;
+        let id = response.headers().get(api::DEPLOYMENT_HEADER);
+        let id = id.and_then(|id| id.to_str().ok()).map(str::to_owned);
+        Ok(Deploying { id, events: Lines::new(response) })
+    }
+
+    /// Tells a deployment that is under way to end. Its last event tells what became of it. False if
+    /// it is over already.
+    pub async fn cancel_deployment(
+        &self,
+        name: &FunctionName,
+        id: &str,
+    ) -> Result<bool, ClientError> {
+        let path = format!("/v1/functions/{name}/deployments/{id}");
+        match self.send(self.request(Method::DELETE, &path).timeout(ANSWER_TIMEOUT)).await {
+            Ok(_) => Ok(true),
+            Err(ClientError::Refused { status: 404, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Lines of a function's log.
@@ -239,7 +266,9 @@ impl Client {
         name: &FunctionName,
     ) -> Result<T, ClientError> {
         match answer {
-            Err(ClientError::Refused { status: 404, .. }) => Err(self.unknown(name).await),
+            Err(ClientError::Refused { code, .. }) if code == UNKNOWN_FUNCTION => {
+                Err(self.unknown(name).await)
+            }
             answer => answer,
         }
     }

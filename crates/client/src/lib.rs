@@ -21,7 +21,7 @@ mod lines;
 mod nearest;
 mod token;
 
-pub use client::{Client, Source};
+pub use client::{Client, Deploying, Source};
 pub use error::ClientError;
 pub use invoke::{Invocation, Reply};
 pub use lines::Lines;

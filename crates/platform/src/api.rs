@@ -18,7 +18,7 @@ use axum::{
     http::{HeaderMap, header::AUTHORIZATION},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use bytes::Bytes;
 use futures_core::Stream;
@@ -56,6 +56,7 @@ impl Administration {
                 // Sources are streamed to disk, where they have a limit of their own.
                 post(upload::deploy).layer(DefaultBodyLimit::disable()),
             )
+            .route("/v1/functions/{name}/deployments/{id}", delete(upload::cancel))
             .route("/v1/functions/{name}/logs", get(logs::logs))
             .route("/v1/instances", get(handlers::instances))
             .route("/v1/status", get(handlers::status))

@@ -38,6 +38,9 @@ use crate::{
 /// printed meanwhile and does not fit is left out.
 const EVENTS: usize = 1024;
 
+/// Why a deployment failed that its deployer gave up.
+const CANCELLED: &str = "it was cancelled";
+
 /// A source that has been received.
 pub(crate) struct Upload {
     pub(crate) archive: Scratch,
@@ -55,26 +58,27 @@ struct Failure {
 
 impl Platform {
     /// Deploys. It goes on even if nobody listens to its events, of which the last says how it
-    /// ended.
+    /// ended, until it is cancelled by its id.
     pub(crate) fn deploy(
         self: &Arc<Self>,
         name: FunctionName,
         upload: Upload,
-    ) -> mpsc::Receiver<DeployEvent> {
+    ) -> (Uuid, mpsc::Receiver<DeployEvent>) {
         let (events, receiver) = mpsc::channel(EVENTS);
-        let platform = self.clone();
-        let turn = Wanted::begin(self.turn(&name), self.stop.clone());
+        let (platform, id) = (self.clone(), Uuid::now_v7());
+        let listed = self.under_way.add(name.clone(), id);
+        let turn = Wanted::begin(self.turn(&name), self.stop.clone(), listed.cancelled.clone());
         self.tasks.spawn(async move {
-            let id = Uuid::now_v7();
             let attempt = Attempt { platform: &platform, name: &name, id, events, turn };
             let last = match attempt.run(&upload).await {
                 Ok(last) => last,
                 Err(failure) => attempt.failed(failure).await,
             };
+            drop(listed);
             // The last event waits for its place; whoever deploys may be gone.
             let _ = attempt.events.send_timeout(last, Duration::from_secs(30)).await;
         });
-        receiver
+        (id, receiver)
     }
 }
 
@@ -95,11 +99,13 @@ struct Wanted {
     newest: watch::Receiver<u64>,
     removals: watch::Receiver<u64>,
     stop: CancellationToken,
+    /// Once its deployer does not want it any more.
+    cancelled: CancellationToken,
 }
 
 impl Wanted {
     /// Those that came earlier are not wanted any more.
-    fn begin(turn: Arc<Turn>, stop: CancellationToken) -> Self {
+    fn begin(turn: Arc<Turn>, stop: CancellationToken, cancelled: CancellationToken) -> Self {
         let mut number = 0;
         turn.newest.send_modify(|newest| {
             *newest += 1;
@@ -107,7 +113,7 @@ impl Wanted {
         });
         // A removal that was asked for earlier has its turn first.
         let (newest, removals) = (turn.newest.subscribe(), turn.removals.subscribe());
-        Self { turn, number, newest, removals, stop }
+        Self { turn, number, newest, removals, stop, cancelled }
     }
 
     /// Does what may take minutes only as long as it is wanted.
@@ -122,6 +128,7 @@ impl Wanted {
             Ok(_) = self.newest.wait_for(|newest| *newest > number) => {
                 Err("a newer deployment of the function came meanwhile".into())
             }
+            () = self.cancelled.cancelled() => Err(CANCELLED.into()),
             () = self.stop.cancelled() => Err("the daemon was stopped meanwhile".into()),
             outcome = work => outcome,
         }
@@ -145,7 +152,7 @@ impl Attempt<'_> {
             self.store(source).await
         };
         let pin = self.step("store", store).await?;
-        let start = turn.unless_given_up(self.start(&plan, pin, upload));
+        let start = self.start(&plan, pin, upload, &mut turn);
         let current = self.step("start", start).await?;
         self.switch(current).await
     }
@@ -213,8 +220,15 @@ impl Attempt<'_> {
         self.platform.blocking(work).await.map_err(|error| describe(&error))
     }
 
-    /// Serves the new deployment beside the old one, until it has been bound once.
-    async fn start(&self, plan: &Plan, pin: Pin, upload: &Upload) -> Result<Current, String> {
+    /// Serves the new deployment beside the old one, until it has been bound once. If that is given
+    /// up or fails, what was being started is ended at once: code may take long to load.
+    async fn start(
+        &self,
+        plan: &Plan,
+        pin: Pin,
+        upload: &Upload,
+        turn: &mut Wanted,
+    ) -> Result<Current, String> {
         let Upload { settings, .. } = upload;
         let log = self.platform.logs.function(self.name);
         let source = Source {
@@ -231,15 +245,18 @@ impl Attempt<'_> {
         room.check(settings.scale.min).map_err(|error| error.to_string())?;
         let service = self.platform.serve(self.name, settings, source, &log)?;
         let deadline = Instant::now() + self.platform.config.start_timeout;
-        if let Err(error) = service.ready(deadline).await {
-            service.retire(Duration::ZERO).await;
-            return Err(match error {
+        let ready = async {
+            service.ready(deadline).await.map_err(|error| match error {
                 CallError::Call(protocol::CallError::TimedOut) => format!(
                     "its first instance did not start within {:?}",
                     self.platform.config.start_timeout
                 ),
                 error => error.to_string(),
-            });
+            })
+        };
+        if let Err(why) = turn.unless_given_up(ready).await {
+            service.retire(Duration::ZERO).await;
+            return Err(why);
         }
         Ok(Current { settings: settings.clone(), service: Ok(service), _pin: Some(pin) })
     }

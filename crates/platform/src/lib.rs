@@ -24,10 +24,11 @@ mod room;
 mod store;
 mod switchboard;
 mod token;
+mod under_way;
 mod workshop;
 
 pub use api::{Administration, openapi};
 pub use platform::{OpenError, Parts, Platform, PlatformConfig};
 pub use switchboard::Switchboard;
 pub use token::{Token, TokenError};
-pub use workshop::{Plan, Workshop, WorkshopError};
+pub use workshop::{NotOffered, Plan, Workshop, WorkshopError};

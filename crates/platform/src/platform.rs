@@ -11,7 +11,7 @@ use catalog::{Catalog, CatalogError, SqliteCatalog};
 use executor::{Executor, Revision, Service};
 use front::{Functions, Target};
 use logs::{FunctionLog, LogError, LogLimits, LogStore};
-use model::{FunctionName, Settings, describe};
+use model::{Capacity, FunctionName, Settings, describe};
 use telemetry::{Metrics, Spans};
 use tokio::{
     sync::{Semaphore, watch},
@@ -26,6 +26,7 @@ use crate::{
     room::Room,
     store::{Store, StoreError},
     switchboard::Switchboard,
+    under_way::UnderWay,
     workshop::Workshop,
 };
 
@@ -55,6 +56,8 @@ pub struct PlatformConfig {
     pub bind_timeout: Duration,
     /// How much of the functions' logs is kept.
     pub logs: LogLimits,
+    /// What the machine has: no more can be asked for.
+    pub machine: Capacity,
 }
 
 /// Why a platform did not start.
@@ -83,6 +86,7 @@ pub struct Platform {
     pub(crate) builds: Builds,
     /// Places for deployments that are under way or wait.
     pub(crate) deployments: Arc<Semaphore>,
+    pub(crate) under_way: UnderWay,
     pub(crate) tasks: TaskTracker,
     /// Cancelled when the daemon is told to end.
     pub(crate) stop: CancellationToken,
@@ -154,6 +158,7 @@ impl Platform {
         let platform = Arc::new(Self {
             builds: Builds::new(config.builds),
             deployments: Arc::new(Semaphore::new(config.deployments)),
+            under_way: UnderWay::default(),
             config,
             catalog,
             store,

@@ -254,12 +254,16 @@ mod tests {
     use model::Network;
 
     use super::*;
-    use crate::workshop::Plan;
+    use crate::workshop::{NotOffered, Plan};
 
     struct NoWorkshop;
 
     #[async_trait]
     impl Workshop for NoWorkshop {
+        fn offers(&self, _: Option<&str>, _: Option<Network>) -> Result<(), NotOffered> {
+            unreachable!("nothing is deployed")
+        }
+
         fn examine(
             &self,
             _: &Path,

@@ -18,9 +18,24 @@ pub struct Plan {
 #[error("{0}")]
 pub struct WorkshopError(pub String);
 
+/// Why something that was asked for by name cannot be had. The texts say what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotOffered {
+    /// There is nothing of this name.
+    #[error("{0}")]
+    Unknown(String),
+    /// This machine lacks it.
+    #[error("{0}")]
+    Missing(String),
+}
+
 /// Knows languages: what a source is, how it is built, what its instances are made of.
 #[async_trait]
 pub trait Workshop: Send + Sync + 'static {
+    /// Whether this machine has such a runtime, `node` or `node-20`, and such a network for
+    /// instances. May look for programs, and so takes a while.
+    fn offers(&self, runtime: Option<&str>, network: Option<Network>) -> Result<(), NotOffered>;
+
     /// Tells what the source in a directory is, as far as the user has not said so.
     fn examine(
         &self,

@@ -10,7 +10,7 @@ use anyhow::Context;
 use async_trait::async_trait;
 use executor::Template;
 use model::{Limits, Network};
-use platform::{Plan, Workshop, WorkshopError};
+use platform::{NotOffered, Plan, Workshop, WorkshopError};
 
 use crate::{
     parts::{self, AdapterName, Chosen, FUNCTION_USER},
@@ -23,6 +23,8 @@ pub(crate) struct Languages {
     catalogue: Catalogue,
     /// Where runtimes' files are written, a directory each.
     servers: PathBuf,
+    adapter: Chosen,
+    /// What functions get that ask for none.
     network: Network,
     has_users: bool,
     found: Mutex<FoundByName>,
@@ -52,13 +54,14 @@ impl Languages {
         catalogue: Catalogue,
         servers: PathBuf,
         adapter: &Chosen,
-        network: Option<Network>,
+        network: Network,
     ) -> Self {
         let is_sandbox = adapter.name() == AdapterName::Sandbox;
         Self {
             catalogue,
             servers,
-            network: adapter.network(network),
+            adapter: adapter.clone(),
+            network,
             has_users: is_sandbox && rustix::process::geteuid().is_root(),
             found: Mutex::default(),
         }
@@ -101,6 +104,19 @@ fn stand_ins(version: Option<&str>) -> impl Iterator<Item = Option<&str>> {
 
 #[async_trait]
 impl Workshop for Languages {
+    fn offers(&self, runtime: Option<&str>, network: Option<Network>) -> Result<(), NotOffered> {
+        let missing = |error: anyhow::Error| NotOffered::Missing(format!("{error:#}"));
+        if let Some(name) = runtime {
+            let known = self.catalogue.named(name);
+            known.map_err(|error| NotOffered::Unknown(format!("{error:#}")))?;
+            self.find(name, Version::AsNamed).map_err(missing)?;
+        }
+        match network.and_then(|network| self.adapter.lacks(network)) {
+            Some(why) => Err(NotOffered::Missing(why)),
+            None => Ok(()),
+        }
+    }
+
     fn examine(
         &self,
         source: &Path,

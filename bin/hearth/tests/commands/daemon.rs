@@ -1,6 +1,7 @@
 //! A daemon of canned answers, made of the types that the real one answers with.
 
 use std::{
+    cell::Cell,
     convert::Infallible,
     net::SocketAddr,
     pin::Pin,
@@ -23,6 +24,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use model::{CallEnd, CallId, LogEvent, LogLine, LogSource, Outcome};
 use serde::Serialize;
+use serde_json::Value;
 use tokio::{
     net::TcpListener,
     sync::{Notify, mpsc},
@@ -30,6 +32,14 @@ use tokio::{
 
 pub(crate) const TOKEN: &str = "change-me";
 pub(crate) const CALL: &str = "01938b6e-7f00-7abc-8def-0123456789ab";
+
+/// Clears a screen's title, forges a line, and turns the direction of what follows.
+const HOSTILITY: &str = "\u{1b}]0;owned\u{7}\nforged\u{202e}";
+
+thread_local! {
+    /// Whether the daemon of this thread is hostile.
+    static HOSTILE: Cell<bool> = const { Cell::new(false) };
+}
 
 /// What a request was.
 #[derive(Clone, Debug)]
@@ -49,16 +59,27 @@ pub(crate) struct Daemon {
 #[derive(Default)]
 struct Shared {
     seen: Mutex<Vec<Seen>>,
+
     /// Answers that come in two pieces wait for this before the second.
     release: Notify,
 }
 
 impl Daemon {
     pub(crate) fn start() -> Self {
+        Self::with(false)
+    }
+
+    /// One whose every text has control characters, a forged line, and a change of direction.
+    pub(crate) fn hostile() -> Self {
+        Self::with(true)
+    }
+
+    fn with(is_hostile: bool) -> Self {
         let shared = Arc::new(Shared::default());
         let (sender, receiver) = std::sync::mpsc::channel();
         let state = shared.clone();
         std::thread::spawn(move || {
+            HOSTILE.set(is_hostile);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime").block_on(async {
                 // All addresses, so that it has one that is not this machine's loopback.
@@ -143,10 +164,17 @@ fn api(seen: &Seen, state: &Arc<Shared>) -> Answer {
             let looks = seen.iter().filter(|seen| seen.target == "/v1/status").count() as u64;
             json(&status(looks))
         }
-        ("POST", ["functions", name, "deployments"]) => deployment(name),
+        ("POST", ["functions", name, "deployments"]) => deployment(name, state),
+        ("DELETE", ["functions", _, "deployments", "0193"]) => {
+            state.release.notify_one();
+            whole(202, "")
+        }
         (_, ["functions", name, ..]) if !["hello", "resize"].contains(name) => unknown(),
         ("GET", ["functions", name]) => json(&function(name)),
         ("DELETE", ["functions", _]) => whole(204, ""),
+        ("GET", ["functions", _, "logs"]) if query.contains("call=7f") => {
+            problem(404, "unknown-call", "there is no call whose id begins like that")
+        }
         ("GET", ["functions", _, "logs"]) if query.contains("follow=true") => {
             let (first, rest) = (lines(&log()[..1]), lines(&log()[1..]));
             pieces(state, first, rest)
@@ -180,7 +208,7 @@ fn call(seen: &Seen, target: &str, state: &Arc<Shared>) -> Answer {
     answer
 }
 
-fn deployment(name: &str) -> Answer {
+fn deployment(name: &str, state: &Arc<Shared>) -> Answer {
     let step = |step: &str| DeployEvent::Step { step: step.into() };
     let failed = |step: &str, message: &str| DeployEvent::Failed {
         step: step.into(),
@@ -191,6 +219,20 @@ fn deployment(name: &str) -> Answer {
         deployment: Box::new(deployed()),
         url: format!("http://{name}.localhost"),
     };
+    let begun = lines(&[step("build"), DeployEvent::Output { text: "building\n".into() }]);
+    let under_way = |end: DeployEvent| {
+        let mut answer = pieces(state, begun.clone(), lines(&[end]));
+        answer.headers_mut().insert(api::DEPLOYMENT_HEADER, "0193".parse().expect("a header"));
+        answer
+    };
+    match name {
+        "slow" => return under_way(failed("build", "it was cancelled")),
+        "late" => return under_way(active),
+        "nameless" => return pieces(state, begun, String::new()),
+        "ruby" => return problem(422, "invalid", "no runtime `ruby`; there are: node, python"),
+        "node-22" => return problem(503, api::NOT_HERE, "no node 22 on this machine"),
+        _ => {}
+    }
     whole(
         200,
         &lines(&match name {
@@ -204,16 +246,38 @@ fn deployment(name: &str) -> Answer {
 }
 
 fn json(value: &(impl Serialize + ?Sized)) -> Answer {
-    whole(200, &serde_json::to_string(value).expect("JSON"))
+    whole(200, &text(value))
 }
 
 fn lines(values: &[impl Serialize]) -> String {
-    values.iter().map(|value| serde_json::to_string(value).expect("JSON") + "\n").collect()
+    values.iter().map(|value| text(value) + "\n").collect()
+}
+
+/// A value as JSON. If the daemon is hostile, so is every text that means nothing to a program.
+fn text(value: &(impl Serialize + ?Sized)) -> String {
+    let mut value = serde_json::to_value(value).expect("JSON");
+    if HOSTILE.get() {
+        make_hostile("", &mut value);
+    }
+    value.to_string()
+}
+
+fn make_hostile(name: &str, value: &mut Value) {
+    match value {
+        Value::String(text) if !["event", "state", "stream", "outcome", "call"].contains(&name) => {
+            text.push_str(HOSTILITY);
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| make_hostile(name, value)),
+        Value::Object(members) => {
+            members.iter_mut().for_each(|(name, value)| make_hostile(name, value));
+        }
+        _ => {}
+    }
 }
 
 fn problem(status: u16, code: &str, message: &str) -> Answer {
     let error = ErrorBody { code: code.into(), message: message.into() };
-    whole(status, &serde_json::to_string(&Problem { error }).expect("JSON"))
+    whole(status, &text(&Problem { error }))
 }
 
 fn unknown() -> Answer {

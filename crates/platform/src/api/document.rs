@@ -18,7 +18,7 @@ pub fn openapi() -> String {
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     paths(
-        functions, function, remove, deploy, logs, instances, status, healthz, readyz, metrics
+        functions, function, remove, deploy, cancel, logs, instances, status, healthz, readyz, metrics
     ),
     components(schemas(api::DeployRequest, api::DeployEvent, api::Problem)),
     modifiers(&Guard)
@@ -87,16 +87,34 @@ struct DeployForm {
     params(("name" = String, Path, description = "The function's name")),
     request_body(content = DeployForm, content_type = "multipart/form-data"),
     responses(
-        (status = 200, description = "Events, a line each; the last is `active` or `failed`", body = api::DeployEvent, content_type = "application/x-ndjson"),
+        (status = 200, description = "Events, a line each; the last is `active` or `failed`", body = api::DeployEvent, content_type = "application/x-ndjson",
+            headers(("x-hearth-deployment" = String, description = "The deployment's id"))),
         (status = 400, description = "The form is not one", body = api::Problem),
         (status = 401, description = "The token is missing or wrong", body = api::Problem),
         (status = 413, description = "The source is too large", body = api::Problem),
         (status = 429, description = "Too many deployments are under way", body = api::Problem),
-        (status = 422, description = "The name or the settings are not right", body = api::Problem)
+        (status = 422, description = "The name, the runtime or the settings are not right", body = api::Problem),
+        (status = 503, description = "This machine lacks the runtime, or the network", body = api::Problem)
     )
 )]
 #[expect(dead_code, reason = "describes a route")]
 fn deploy() {}
+
+/// Cancels a deployment that is under way. Its last event tells what became of it: if it was about
+/// to serve already, it does.
+#[utoipa::path(delete, path = "/v1/functions/{name}/deployments/{id}", security(("token" = [])),
+    params(
+        ("name" = String, Path, description = "The function's name"),
+        ("id" = String, Path, description = "The deployment's id")
+    ),
+    responses(
+        (status = 202, description = "It was told to end"),
+        (status = 401, description = "The token is missing or wrong", body = api::Problem),
+        (status = 404, description = "No such deployment is under way", body = api::Problem)
+    )
+)]
+#[expect(dead_code, reason = "describes a route")]
+fn cancel() {}
 
 /// A function's log: what its calls and instances wrote, and how its calls ended.
 #[utoipa::path(get, path = "/v1/functions/{name}/logs", security(("token" = [])),
@@ -104,7 +122,8 @@ fn deploy() {}
     responses(
         (status = 200, description = "Lines with `at`, `call` and `event`, which is `entry` (`stream`, `text`), `note` (`text`) or `end` (`method`, `path`, `outcome`, `status`, `instance`, `error`, `phases` in microseconds)", body = Object, content_type = "application/x-ndjson"),
         (status = 401, description = "The token is missing or wrong", body = api::Problem),
-        (status = 404, description = "There is no such function", body = api::Problem)
+        (status = 404, description = "There is no such function, or no such call in its log", body = api::Problem),
+        (status = 422, description = "`call` is no part of an id, or one of several calls", body = api::Problem)
     )
 )]
 #[expect(dead_code, reason = "describes a route")]
@@ -150,6 +169,34 @@ fn metrics() {}
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn it_says_what_requests_are_like() {
+        let document: serde_json::Value =
+            serde_json::from_str(&super::openapi()).expect("it is JSON");
+        let logs = &document["paths"]["/v1/functions/{name}/logs"]["get"]["parameters"];
+        let mut found = Vec::new();
+        for parameter in logs.as_array().into_iter().flatten() {
+            let [name, place] = ["name", "in"].map(|key| parameter[key].as_str().unwrap_or("-"));
+            let kind = parameter["schema"]["type"].as_str().unwrap_or("-");
+            found.push((name, place, parameter["required"] == true, kind));
+        }
+        assert_eq!(
+            found,
+            [
+                ("name", "path", true, "string"),
+                ("call", "query", false, "string"),
+                ("since", "query", false, "integer"),
+                ("limit", "query", false, "integer"),
+                ("follow", "query", false, "boolean"),
+            ]
+        );
+        let settings = &document["components"]["schemas"]["SettingsPatch"]["properties"];
+        for name in ["timeout", "idle", "memory", "cpus", "network"] {
+            let pattern = settings[name]["pattern"].as_str().unwrap_or_default();
+            assert!(pattern.contains('^') && pattern.contains('$'), "{name} may not be empty");
+        }
+    }
+
     #[test]
     fn the_description_that_is_checked_in_is_this_one() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json");

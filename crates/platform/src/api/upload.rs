@@ -6,17 +6,18 @@ use axum::{
         Multipart, Path, State,
         multipart::{Field, MultipartRejection},
     },
-    http::StatusCode,
+    http::{HeaderValue, StatusCode},
     response::Response,
 };
 use model::{FunctionName, Settings, describe};
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
-use super::{Shared, lines::lines, problem::Refusal};
+use super::{Shared, handlers::named, lines::lines, problem::Refusal};
 use crate::{
     deploy::Upload,
     platform::{DEPLOYMENTS_OF_ONE, Platform},
     store::{Scratch, StoreError},
+    workshop::NotOffered,
 };
 
 /// The most bytes of a request's settings.
@@ -50,7 +51,43 @@ pub(super) async fn deploy(
     let settings = settings(platform, &name, &request).await?;
     let room = platform.room_beside(&name);
     room.check(settings.scale.min).map_err(|error| Refusal::invalid(error.to_string()))?;
-    Ok(lines(platform.deploy(name, Upload { archive, request, settings, _places: places })))
+    check_offer(platform, &request).await?;
+    let (id, events) =
+        platform.deploy(name, Upload { archive, request, settings, _places: places });
+    let mut response = lines(events);
+    let id = HeaderValue::from_str(&id.to_string()).expect("a UUID is plain");
+    response.headers_mut().insert(api::DEPLOYMENT_HEADER, id);
+    Ok(response)
+}
+
+/// Tells a deployment that is under way to end. What becomes of it is the last of its events.
+pub(super) async fn cancel(
+    State(shared): State<Shared>,
+    Path((name, id)): Path<(String, String)>,
+) -> Result<StatusCode, Refusal> {
+    let function = named(&name)?;
+    if id.parse().is_ok_and(|id| shared.platform.under_way.cancel(&function, id)) {
+        return Ok(StatusCode::ACCEPTED);
+    }
+    let message = format!("No deployment `{id}` of `{name}` is under way; it may be over.");
+    Err(Refusal::new(StatusCode::NOT_FOUND, "unknown-deployment", message))
+}
+
+/// A runtime or a network that cannot be had is the mistake of who asks for it, or a lack of this
+/// machine, and not of the source.
+async fn check_offer(platform: &Arc<Platform>, request: &DeployRequest) -> Result<(), Refusal> {
+    let runtime = request.runtime.clone();
+    // One that cannot be read is found out with the other settings.
+    let network = request.settings.network.as_deref().and_then(|network| network.parse().ok());
+    let asking = platform.clone();
+    let asked = move || Ok(asking.workshop.offers(runtime.as_deref(), network));
+    match platform.blocking(asked).await? {
+        Ok(()) => Ok(()),
+        Err(NotOffered::Unknown(why)) => Err(Refusal::invalid(why)),
+        Err(NotOffered::Missing(why)) => {
+            Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, api::NOT_HERE, why))
+        }
+    }
 }
 
 /// A place among the deployments of the function, and one among all.
@@ -83,7 +120,7 @@ async fn settings(
     let (asking, asked) = (platform.clone(), name.clone());
     let known = platform.blocking(move || Ok(asking.catalog.function(&asked)?)).await?;
     let earlier = known.map(|function| function.settings).unwrap_or_default();
-    let changed = request.settings.apply(&earlier);
+    let changed = request.settings.apply(&earlier, &platform.config.machine);
     changed.map_err(|mistakes| Refusal::invalid(mistakes.join("; ")))
 }
 

@@ -1,7 +1,9 @@
 use std::{collections::BTreeMap, fmt::Display};
 
 use api::SettingsPatch;
-use model::Network;
+use model::{MOST_CONCURRENCY, MOST_INSTANCES, Network};
+
+use crate::parts::{parse_variable, whole};
 
 /// How the function is served: the flags of [`SettingsPatch`].
 #[derive(clap::Args)]
@@ -26,13 +28,13 @@ pub(crate) struct SettingsArguments {
     #[arg(long, value_name = "NETWORK", value_parser = |text: &str| checked(text, str::parse::<Network>))]
     network: Option<String>,
     /// Calls at once in one instance.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = whole(1..=MOST_CONCURRENCY))]
     concurrency: Option<u32>,
     /// Instances that are kept even if nobody calls.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(0..=MOST_INSTANCES))]
     min: Option<u32>,
     /// The most instances.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = whole(1..=MOST_INSTANCES))]
     max: Option<u32>,
     /// How long an instance may go without a call before it is stopped, such as `5m`.
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
@@ -55,13 +57,6 @@ impl SettingsArguments {
             max: self.max,
             idle: self.idle,
         }
-    }
-}
-
-fn parse_variable(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
-        _ => Err("write it as NAME=value".into()),
     }
 }
 
