@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Read,
+    os::unix::{fs::MetadataExt, process::CommandExt},
     process::{Command, Stdio},
 };
 
@@ -15,7 +16,10 @@ use conformance::{
 };
 
 const USAGE: i32 = 64;
+const NO_INPUT: i32 = 66;
 const UNAVAILABLE: i32 = 69;
+/// The user that owns nothing.
+const NOBODY: u32 = 65534;
 
 /// Runs a command that should end by itself; returns its code and standard error.
 fn ended(command: &mut Command) -> (Option<i32>, String) {
@@ -86,7 +90,7 @@ fn a_folder_of_no_known_kind_is_a_mistake() {
 #[test]
 fn a_missing_folder_is_a_mistake() {
     let (code, said) = ended(&mut serve(&["/no/such/folder"]));
-    assert_eq!(code, Some(USAGE), "{said}");
+    assert_eq!(code, Some(NO_INPUT), "{said}");
     assert!(said.contains("/no/such/folder"), "{said}");
 }
 
@@ -117,6 +121,10 @@ fn wrong_arguments_are_mistakes() {
         &["--cpus", "none"],
         &["--env", "NOVALUE"],
         &["--env", "=x"],
+        &["--env", "A B=c"],
+        &["--env", "HEARTH_SOCKET=1"],
+        &["--memory", "999999GiB"],
+        &["--cpus", "1000"],
         &["--spares", "257"],
         &["--network", "everything"],
         &["--nonsense"],
@@ -124,6 +132,57 @@ fn wrong_arguments_are_mistakes() {
         let (code, said) = ended(serve(&[&path]).args(wrong));
         assert_eq!(code, Some(USAGE), "{wrong:?}: {said}");
         assert!(said.contains(wrong[0]), "{wrong:?}: {said}");
+    }
+}
+
+/// Who starts it looks at its terminal, not at the log of a call.
+#[test]
+fn a_function_that_does_not_load_is_told_at_once() {
+    let flavour = Flavour::any();
+    let settings = Settings {
+        entrypoint: Some(format!("broken/syntax.{}", flavour.extension)),
+        ..Settings::default()
+    };
+    let server = Server::start(flavour, &settings);
+    server.process().signal("TERM");
+    let said = server.errors();
+    assert!(said.contains("hearth: the function does not start"), "{said}");
+    assert!(said.contains("Syntax error in broken/syntax"), "{said}");
+}
+
+/// Without root there is no outbound network: who asks for it is told before anything is served.
+#[test]
+fn a_network_that_cannot_be_had_is_refused_at_the_start() {
+    let scratch = Scratch::new();
+    let program = scratch.path().join("hearth");
+    fs::copy(hearth().get_program(), &program).expect("a copy that everybody can run");
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    fs::set_permissions(scratch.path(), permissions).expect("its own folder");
+    let as_nobody = || {
+        let mut command = Command::new(&program);
+        command.env_clear().env("HOME", scratch.path()).env("PATH", "/usr/sbin:/usr/bin:/bin");
+        if fs::metadata("/proc/self").is_ok_and(|ours| ours.uid() == 0) {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command.stdin(Stdio::null());
+        command
+    };
+    for line in [
+        &["up", "--listen", "127.0.0.1:0", "--network", "egress"][..],
+        &["serve", Flavour::any().folder().to_str().expect("text"), "--network", "egress"],
+    ] {
+        let (code, said) = ended(as_nobody().args(line));
+        assert_eq!(code, Some(UNAVAILABLE), "{said}");
+        if said.contains("no sandbox on this machine") {
+            eprintln!("skipped: no sandbox without root on this machine");
+            return;
+        }
+        assert!(said.contains("no network `egress` here"), "{said}");
+    }
+    let found = as_nobody().arg("doctor").output().expect("it runs");
+    let found = String::from_utf8_lossy(&found.stdout).into_owned();
+    for what in ["nft", "forwarding", "name servers"] {
+        assert!(found.contains(&format!("missing  {what}")), "{what}: {found}");
     }
 }
 

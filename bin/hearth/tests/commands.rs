@@ -140,14 +140,29 @@ fn exit_codes_are_those_of_the_help() {
         (&["invoke", "hello", "--path", "/fail"], 1, "hearth logs hello --call"),
         (&["show", "Hello"], 64, "a function's name"),
         (&["logs", "hello", "--since", "yesterday"], 64, "10m"),
-        (&["logs", "hello", "--call", "7"], 64, "a call id"),
+        (&["logs", "hello", "--call", "x7"], 64, "0-9 a-f -"),
+        (&["logs", "hello", "--call", "7f"], 66, "no call whose id"),
+        (&["deploy", path, "--name", "ruby"], 64, "no runtime `ruby`"),
+        (&["deploy", path, "--name", "node-22"], 69, "no node 22 on this machine"),
         (&["top", "--interval", "1ms"], 64, "100ms"),
         (&["ls", "--token", "wrong"], 77, "does not accept this token"),
         (&["ls", "--token", "two words"], 64, "one word"),
         (&["ls", "--url", "nonsense"], 64, "nonsense"),
-        (&["deploy", "/nonexistent"], 64, "/nonexistent"),
+        (&["deploy", "/nonexistent"], 66, "no folder /nonexistent"),
+        (&["deploy", env!("CARGO_BIN_EXE_hearth")], 64, "is not a folder"),
+        (&["serve", "/nonexistent"], 66, "/nonexistent"),
+        (&["up", "--config", "/nonexistent"], 66, "/nonexistent"),
+        (&["up", "--domain", "http://bad domain"], 64, "domain must be a name"),
+        (&["up", "--listen", "9201"], 64, "localhost:8080"),
+        (&["runtimes", "--runtimes", "/nonexistent"], 66, "/nonexistent"),
         (&["deploy", empty.path()], 64, "no files"),
         (&["deploy", path, "--memory", "lots"], 64, "512MiB"),
+        (&["deploy", path, "--concurrency", "0"], 64, "a whole number from 1 to 1024"),
+        (&["deploy", path, "--max", "0"], 64, "a whole number from 1 to 4096"),
+        (&["deploy", path, "--env", "A B=c"], 64, "letters, digits"),
+        (&["deploy", path, "--env", "HEARTH_SOCKET=1"], 64, "Hearth's own"),
+        (&["serve", path, "--memory", "999999GiB"], 64, "this machine has"),
+        (&["serve", path, "--cpus", "1000"], 64, "this machine has"),
         (&["deploy", path, "--name", "wrong", "--min", "9"], 64, "min is 9"),
         (&["deploy", path, "--name", "bad"], 65, "step `build`: no such package"),
         (&["deploy", path, "--name", "full"], 1, "the disk is full"),
@@ -159,7 +174,7 @@ fn exit_codes_are_those_of_the_help() {
         assert!(!stderr(&output).contains("panicked"), "{arguments:?}: {}", stderr(&output));
     }
     let help = stdout(&run(&daemon, &["--help"]));
-    for code in ["64", "65", "66", "69", "77"] {
+    for code in ["64", "65", "66", "69", "77", "130"] {
         assert!(help.contains(code), "{help}");
     }
 }
@@ -192,6 +207,7 @@ fn a_local_daemons_token_is_read_from_its_directory() {
     let elsewhere = ls(&format!("http://0.0.0.0:{}", daemon.address.port()));
     assert_eq!(elsewhere.status.code(), Some(77), "{}", stderr(&elsewhere));
     assert!(stderr(&elsewhere).contains("wants a token"), "{}", stderr(&elsewhere));
+    assert!(stderr(&elsewhere).contains("is another machine's"), "{}", stderr(&elsewhere));
     let sent = daemon.seen("GET", "/v1/functions").headers;
     assert!(!sent.contains_key("authorization"), "a secret of this machine stays on it: {sent:?}");
 }
@@ -199,7 +215,7 @@ fn a_local_daemons_token_is_read_from_its_directory() {
 #[test]
 fn a_deployment_sends_the_folder_and_what_was_asked_for() {
     let daemon = Daemon::start();
-    let folder = Folder::with_source("My_Function");
+    let folder = Folder::with_source("my-function");
     fs::create_dir(folder.0.join(".git")).expect("create");
     fs::write(folder.0.join(".git/config"), "secret").expect("write");
     let output = run(
@@ -223,7 +239,7 @@ fn a_deployment_sends_the_folder_and_what_was_asked_for() {
     );
     assert_eq!(stdout(&output), "http://my-function.localhost\n");
     let told = stderr(&output);
-    assert!(told.contains("added 3 packages\n"), "{told}");
+    assert!(told.contains("  | added 3 packages\n"), "{told}");
     assert!(told.contains("hearth invoke my-function"), "{told}");
 
     let sent = daemon.seen("POST", "/v1/functions/my-function/deployments");
@@ -256,6 +272,71 @@ fn parts(form: &[u8]) -> [&[u8]; 2] {
         &part[..find(part, boundary) - 2]
     };
     [content(b"name=\"settings\""), content(b"name=\"source\"")]
+}
+
+/// What a function is called where nobody says so.
+#[test]
+fn a_function_is_called_as_its_folder_was_typed() {
+    let daemon = Daemon::start();
+    let folder = Folder::with_source("hello");
+    let parent = folder.0.parent().expect("it is in one");
+    std::os::unix::fs::symlink("hello", parent.join("link")).expect("a link");
+    let deploy = |within: &Path, typed: &str| {
+        let mut command = program(&daemon.url());
+        let output = command.current_dir(within).args(["deploy", typed]).output();
+        output.expect("the program runs")
+    };
+    for (within, typed, expected) in [
+        (parent, "hello", "hello"),
+        (parent, "./hello", "hello"),
+        (parent, "hello/", "hello"),
+        (parent, "link", "link"),
+        (parent, "./link", "link"),
+        (parent, "link/.", "hello"),
+        (&*folder.0, ".", "hello"),
+        (&*folder.0, "../link/", "hello"),
+    ] {
+        let url = stdout(&deploy(within, typed));
+        assert_eq!(url, format!("http://{expected}.localhost\n"), "{typed}");
+    }
+    for (name, suggested) in
+        [("größe", "--name gr-e"), ("My_Function", "--name my-function"), ("日本", "with --name")]
+    {
+        let folder = Folder::with_source(name);
+        let output = deploy(Path::new("/"), folder.path());
+        assert_eq!(output.status.code(), Some(64), "{}", stderr(&output));
+        assert!(stderr(&output).contains(suggested), "{}", stderr(&output));
+        stdout(&run(&daemon, &["deploy", folder.path(), "--name", "chosen"]));
+    }
+}
+
+/// A deployment that goes on until it is cancelled, and a program that waits for it.
+#[test]
+fn an_interrupt_cancels_a_deployment_and_says_so() {
+    for (name, cancels, says) in [
+        ("slow", true, "the deployment ended in step `build` (it was cancelled)"),
+        ("late", true, "too late to cancel"),
+        ("nameless", false, "the deployment goes on; `hearth show nameless`"),
+    ] {
+        let daemon = Daemon::start();
+        let folder = Folder::with_source(name);
+        let mut command = program(&daemon.url());
+        command.args(["deploy", folder.path()]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program runs");
+        let mut told = BufReader::new(child.stderr.take().expect("piped"));
+        let mut line = String::new();
+        told.read_line(&mut line).expect("what the build prints");
+        assert_eq!(line, "  | building\n");
+        let id = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(id, rustix::process::Signal::INT).expect("our child");
+        let mut rest = String::new();
+        told.read_to_string(&mut rest).expect("the rest");
+        let ended = child.wait().expect("it ends");
+        assert_eq!(ended.code(), Some(130), "{name}: {rest}");
+        assert!(rest.contains(says), "{name}: {rest}");
+        let is_cancelled = daemon.all_seen().iter().any(|seen| seen.method == "DELETE");
+        assert_eq!(is_cancelled, cancels, "{name}");
+    }
 }
 
 #[test]
@@ -308,6 +389,53 @@ fn a_log_says_when_which_call_and_how_it_ended() {
     assert_eq!(asked, format!("/v1/functions/hello/logs?call={CALL}&since=1732107600000&limit=5"));
 }
 
+/// Whatever a daemon, a build or a function says: no command passes it to a terminal, and no line of
+/// it looks like one of ours.
+#[test]
+fn what_others_say_is_shown_and_not_done() {
+    let daemon = Daemon::hostile();
+    let folder = Folder::with_source("hostile");
+    let path = folder.path();
+    for arguments in [
+        &["ls"][..],
+        &["ps"],
+        &["show", "hello"],
+        &["top", "--once", "--interval", "100ms"],
+        &["logs", "hello"],
+        &["rm", "hello", "helo"],
+        &["deploy", path],
+        &["deploy", path, "--name", "bad"],
+        &["deploy", path, "--name", "wrong"],
+        &["invoke", "hello", "--path", "/fail"],
+    ] {
+        let output = run(&daemon, arguments);
+        let is_reply = arguments[0] == "invoke";
+        let printed = if is_reply { Vec::new() } else { output.stdout.clone() };
+        for text in [String::from_utf8(printed).expect("text"), stderr(&output)] {
+            let is_ordinary = |c: char| c == '\n' || !(c.is_control() || c == '\u{202e}');
+            assert!(text.chars().all(is_ordinary), "{arguments:?}: {text:?}");
+            assert!(!text.lines().any(|line| line.starts_with("forged")), "{arguments:?}: {text}");
+        }
+    }
+    let log = stdout(&run(&daemon, &["logs", "hello"]));
+    let shown = "456789ab  log     hi\\x1b]0;owned\\x07\n\
+                 \x20                                         | forged\\u{202e}\n";
+    assert!(log.contains(shown), "{log}");
+    let raw = stdout(&run(&daemon, &["logs", "hello", "--raw"]));
+    assert!(raw.contains("log     hi\x1b]0;owned\x07\nforged\u{202e}\n"), "{raw}");
+    let json = stdout(&run(&daemon, &["logs", "hello", "--json"]));
+    assert!(json.contains("hi\\u001b]0;owned\\u0007\\nforged"), "JSON has escapes of its own");
+}
+
+#[test]
+fn the_environment_does_not_make_arguments_look_required() {
+    let daemon = Daemon::start();
+    let output = run(&daemon, &["show"]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(stderr(&output).contains("Usage: hearth show [OPTIONS] <NAME>"), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("--url <URL>"), "{}", stderr(&output));
+}
+
 #[test]
 fn a_closed_pipe_is_no_error() {
     let daemon = Daemon::start();
@@ -350,11 +478,27 @@ fn removing_goes_on_after_a_failure() {
 #[test]
 fn every_command_has_examples_and_shells_complete_them() {
     let daemon = Daemon::start();
-    for command in ["deploy", "invoke", "logs", "ls", "show", "ps", "top", "rm", "completions"] {
+    for command in [
+        "up",
+        "serve",
+        "doctor",
+        "runtimes",
+        "deploy",
+        "invoke",
+        "logs",
+        "ls",
+        "show",
+        "ps",
+        "top",
+        "rm",
+        "completions",
+    ] {
         let help = stdout(&run(&daemon, &[command, "--help"]));
         assert!(help.contains(&format!("Examples:\n  hearth {command}")), "{help}");
         assert!(!help.contains(TOKEN), "secrets are not shown: {help}");
     }
+    let up = stdout(&run(&daemon, &["up", "--help"]));
+    assert!(up.contains("0:8080 --public-url https://"), "{up}");
     for (shell, part) in [("bash", "_hearth()"), ("zsh", "#compdef hearth"), ("fish", "complete")] {
         let script = stdout(&run(&daemon, &["completions", shell]));
         assert!(script.contains(part) && script.contains("invoke"), "{shell}");

@@ -57,6 +57,13 @@ impl Connection {
         }
         let client = Client::new(&self.url, None)?;
         // The file is a local daemon's secret: nobody else gets to see it.
+        if let Some(directory) = data.given.as_ref().filter(|_| !client.is_local()) {
+            eprintln!(
+                "note: no token is read from {}: {} is another machine's; set HEARTH_TOKEN",
+                directory.display(),
+                self.url
+            );
+        }
         let text = data.token_file().filter(|_| client.is_local()).map(fs::read_to_string);
         match text.and_then(Result::ok).map(|text| Token::new(&text)) {
             Some(Ok(token)) => Ok(client.with_token(token)),

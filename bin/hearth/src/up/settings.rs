@@ -1,21 +1,22 @@
 //! What the daemon is told: by a file, and by its command line, which wins.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
+use client::Url;
 use logs::LogLimits;
-use model::Network;
+use model::{FunctionName, Network};
 use serde::Deserialize;
 use telemetry::Format;
 
 use crate::{
     exit::{Failure, Fatal},
-    parts::{AdapterName, BIND_TIMEOUT},
+    parts::{AdapterName, BIND_TIMEOUT, parse_listen},
 };
 
 const EXAMPLES: &str = "\
 Examples:
   hearth up
-  hearth up --listen 0.0.0.0:8080 --url https://functions.example.com --production
+  hearth up --listen 0.0.0.0:8080 --public-url https://functions.example.com --production
   hearth up --data /srv/hearth --config /etc/hearth.toml
 
 The file given by --config has the same settings, by the same names (`max-instances = 200`), and
@@ -28,12 +29,17 @@ http://ADDR:PORT/openapi.json, metrics are at /metrics.";
 
 /// The least of a log that is worth keeping.
 const LEAST_LOG: u64 = 64 << 10;
+const LOAD_TIMEOUTS: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(24 * 60 * 60);
+const LOG_AGES: RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(10 * 366 * 24 * 60 * 60);
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// Where to listen; port 0 picks a free one [default: 127.0.0.1:8080].
-    #[arg(long, value_name = "ADDR:PORT")]
+    /// Where to listen, also by a name such as localhost; port 0 picks a free one [default:
+    /// 127.0.0.1:8080].
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_listen)]
     listen: Option<SocketAddr>,
     /// Where everything is kept [default: ~/.local/share/hearth; for root /var/lib/hearth].
     #[arg(long, value_name = "DIR", env = "HEARTH_DATA")]
@@ -41,7 +47,8 @@ pub(crate) struct Arguments {
     /// A file with settings (TOML).
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// How clients reach the daemon, for the URLs it prints [default: the address].
+    /// How clients reach the daemon, for the URLs it prints [default: the address, or this
+    /// machine's name where it listens on all].
     #[arg(id = "public-url", long = "public-url", value_name = "URL")]
     url: Option<String>,
     /// The domain below which each function has a host name [default: localhost].
@@ -82,7 +89,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 struct FileSettings {
-    listen: Option<SocketAddr>,
+    listen: Option<String>,
     data: Option<PathBuf>,
     public_url: Option<String>,
     domain: Option<String>,
@@ -128,7 +135,8 @@ impl Arguments {
             None => FileSettings::default(),
             Some(path) => {
                 let text = std::fs::read_to_string(path).map_err(|error| {
-                    usage(format!("could not read {}: {error}", path.display()))
+                    let message = format!("could not read {}: {error}", path.display());
+                    Fatal::new(Failure::NoInput, message)
                 })?;
                 toml::from_str(&text)
                     .map_err(|error| usage(format!("{} is not right: {error}", path.display())))?
@@ -174,27 +182,37 @@ impl Arguments {
             None
         });
         let url = self.url.clone().or(file.public_url);
-        if url
-            .as_ref()
-            .is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://"))
-        {
-            mistakes.push("public-url must begin with http:// or https://".into());
+        if url.as_deref().is_some_and(|url| !is_public_url(url)) {
+            mistakes.push("public-url must be like https://functions.example.com".into());
+        }
+        let domain = self.domain.clone().or(file.domain);
+        if domain.as_deref().is_some_and(|domain| !is_domain(domain)) {
+            mistakes.push("domain must be a name such as functions.example.com".into());
+        }
+        let listen = self.listen.map(Ok).or_else(|| file.listen.as_deref().map(parse_listen));
+        let listen = listen.transpose().unwrap_or_else(|error| {
+            mistakes.push(format!("listen: {error}"));
+            None
+        });
+        let load_timeout = self.load_timeout.or(file.load_timeout).unwrap_or(BIND_TIMEOUT);
+        if !LOAD_TIMEOUTS.contains(&load_timeout) {
+            mistakes.push("load-timeout must be from 100ms to 24h".into());
+        }
+        if file.log_age.is_some_and(|age| !LOG_AGES.contains(&age)) {
+            mistakes.push("log-age must be from 1m to 10years".into());
         }
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
         Ok(Settings {
-            listen: self
-                .listen
-                .or(file.listen)
-                .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
+            listen: listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
             data: self.data.clone().or(file.data),
             url,
-            domain: self.domain.clone().or(file.domain),
+            domain: domain.map(|domain| domain.to_ascii_lowercase()),
             max_instances,
             max_spares,
             memory_reserve,
-            load_timeout: self.load_timeout.or(file.load_timeout).unwrap_or(BIND_TIMEOUT),
+            load_timeout,
             network: self.network.or(file.network),
             adapter,
             runtimes: self.runtimes.clone().or(file.runtimes),
@@ -203,6 +221,26 @@ impl Arguments {
             log_age: file.log_age,
         })
     }
+}
+
+/// A URL that a path can be put behind.
+fn is_public_url(text: &str) -> bool {
+    let is_plain = |url: &Url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none()
+    };
+    // Parsers of URLs drop some white space silently.
+    !text.contains(char::is_whitespace) && Url::parse(text).as_ref().is_ok_and(is_plain)
+}
+
+/// Labels with dots between them (RFC 1123, 2.1), with room for a function's in front.
+fn is_domain(text: &str) -> bool {
+    const LONGEST: usize = 253 - 64;
+    let is_label = |label: &str| label.to_ascii_lowercase().parse::<FunctionName>().is_ok();
+    text.len() <= LONGEST && text.split('.').all(is_label)
 }
 
 impl Settings {
@@ -258,9 +296,51 @@ mod tests {
     fn all_mistakes_come_together() {
         let file = "max-instances = 0\nlog-bytes = '1KB'\nlog-format = 'xml'\nproduction = true\n\
                     adapter = 'process'\npublic-url = 'example.com'\nmax-spares = 1000\n\
-                    memory-reserve = '1GB'";
+                    listen = '8080'\ndomain = 'a b'\nload-timeout = '0s'\nlog-age = '999999years'";
         let mistakes = merged(&[], file).expect_err("wrong");
-        assert_eq!(mistakes.len(), 7, "{mistakes:#?}");
+        assert_eq!(mistakes.len(), 11, "{mistakes:#?}");
+    }
+
+    #[test]
+    fn an_address_may_be_a_name() {
+        for line in [&["--listen", "localhost:9201"][..], &[]] {
+            let settings = merged(line, "listen = 'localhost:9201'").expect("right");
+            assert_eq!(settings.listen.to_string(), "127.0.0.1:9201", "version 4 first");
+        }
+        for text in ["9201", ":9201", "localhost", "localhost:x", "localhost:99999", ""] {
+            let error = parse_listen(text).expect_err(text);
+            assert!(error.contains("localhost:8080") || error.contains("no address"), "{error}");
+        }
+    }
+
+    #[test]
+    fn domains_and_urls_are_what_they_say() {
+        for (text, expected) in [
+            ("localhost", true),
+            ("Functions.example-1.com", true),
+            ("http://bad domain", false),
+            ("bad domain", false),
+            ("example.com:80", false),
+            ("example.com/", false),
+            (".example.com", false),
+            ("a..b", false),
+            ("", false),
+        ] {
+            assert_eq!(is_domain(text), expected, "{text:?}");
+        }
+        for (text, expected) in [
+            ("https://functions.example.com", true),
+            ("http://10.0.0.1:8080/base/", true),
+            ("example.com", false),
+            ("http://", false),
+            ("http://bad domain", false),
+            ("http://a\tb", false),
+            ("ftp://example.com", false),
+            ("https://user:secret@example.com", false),
+            ("https://example.com/?a=b", false),
+        ] {
+            assert_eq!(is_public_url(text), expected, "{text:?}");
+        }
     }
 
     #[test]
