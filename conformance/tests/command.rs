@@ -26,10 +26,14 @@ fn ended(command: &mut Command) -> (Option<i32>, String) {
     let command = command.stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("hearth starts");
     let mut status = None;
-    wait::until("hearth has ended by itself", || {
+    let has_ended = wait::comes(|| {
         status = child.try_wait().expect("it is our child");
         status.is_some()
     });
+    if !has_ended {
+        let _ = child.kill();
+        panic!("hearth has not ended by itself: {command:?}");
+    }
     let mut errors = String::new();
     let mut pipe = child.stderr.take().expect("it was asked for");
     pipe.read_to_string(&mut errors).expect("text");

@@ -212,3 +212,23 @@ fn announce(
     out.flush()?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn printed_urls_can_be_reached() {
+        for (listen, expected) in [
+            ("127.0.0.1:80", Some("127.0.0.1:80")),
+            ("[::1]:80", Some("[::1]:80")),
+            ("0.0.0.0:80", None),
+            ("[::]:80", None),
+        ] {
+            let told = reachable(listen.parse().expect("an address")).await;
+            assert!(expected.is_none_or(|expected| told == expected), "{listen}: {told}");
+            assert!(!told.starts_with("0.0.0.0") && !told.starts_with("[::]"), "{listen}: {told}");
+            assert!(told.ends_with(":80"), "{told}");
+        }
+    }
+}

@@ -209,7 +209,7 @@ async fn a_deployment_is_sent_in_two_parts_and_told_line_by_line() {
     let stub = Stub::start(&[(
         "POST /v1/functions/hello/deployments",
         r#"200 OK
-x: y
+x-hearth-deployment: 0193
 
 {"event":"step","step":"build"}
 
@@ -219,9 +219,11 @@ x: y
     .await;
     let request = DeployRequest { runtime: Some("node".into()), ..DeployRequest::default() };
     let source = Source { archive: &b"the archive"[..], bytes: 11 };
-    let mut lines = stub.client().deploy(&name("hello"), &request, source).await.expect("accepted");
+    let deploying = stub.client().deploy(&name("hello"), &request, source).await;
+    let mut deploying = deploying.expect("accepted");
+    assert_eq!(deploying.id.as_deref(), Some("0193"));
     let mut events = Vec::new();
-    while let Some(event) = lines.next().await.expect("a line") {
+    while let Some(event) = deploying.events.next().await.expect("a line") {
         events.push(event);
     }
     let text = |text: &str| text.to_owned();
@@ -238,6 +240,21 @@ x: y
         assert!(sent.contains(part), "{part}: {sent}");
     }
     assert!(!sent.contains("transfer-encoding"), "the size is known: {sent}");
+}
+
+#[tokio::test]
+async fn a_deployment_is_cancelled_unless_it_is_over() {
+    const OVER: &str = r#"404 Not Found
+
+{"error": {"code": "unknown-deployment", "message": "it may be over"}}"#;
+    let stub = Stub::start(&[
+        ("DELETE /v1/functions/hello/deployments/1", "202 Accepted\n\n"),
+        ("DELETE /v1/functions/hello/deployments/2", OVER),
+    ])
+    .await;
+    let (client, hello) = (stub.client(), name("hello"));
+    assert!(client.cancel_deployment(&hello, "1").await.expect("told"));
+    assert!(!client.cancel_deployment(&hello, "2").await.expect("told"));
 }
 
 #[tokio::test]
