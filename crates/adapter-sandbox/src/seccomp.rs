@@ -24,30 +24,38 @@ const fn argument(index: u32) -> u32 {
     16 + 8 * index
 }
 
-const NAMESPACES: u32 = (libc::CLONE_NEWNS
-    | libc::CLONE_NEWCGROUP
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUSER
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET)
-    .cast_unsigned();
-
 /// What happens to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
     Allow,
     Refuse(i32),
-    /// Only without namespaces.
-    Clone,
+    /// Said to have succeeded, and not done.
+    Pretend,
+    /// Allowed, unless an argument is one of some values: then it has this answer.
+    UnlessOneOf {
+        argument: u32,
+        values: &'static [u32],
+        errno: i32,
+    },
+    /// Allowed, unless an argument has any of some bits: then it has this answer.
+    UnlessBits {
+        argument: u32,
+        bits: u32,
+        errno: i32,
+    },
     /// Unix, Internet and routing sockets only: the other families are rarely used, and so is
     /// their code in the kernel.
     Socket,
-    /// Not pushing characters into a terminal.
-    Ioctl,
+    /// What every system has, and the harmless ones of Linux's own.
+    FileControl,
+    /// Everything but changes of the size of core dumps.
+    Limit,
     /// The harmless personalities only.
     Personality,
 }
+
+/// The error number of a call that has only pretended to do something.
+const PRETENDED: i32 = 0;
 
 /// The filters of every instance.
 pub(crate) struct Filters {
@@ -63,12 +71,20 @@ impl Filters {
 
 fn worker_answer(call: libc::c_long) -> Answer {
     match call {
-        libc::SYS_clone => Answer::Clone,
         libc::SYS_socket => Answer::Socket,
-        libc::SYS_ioctl => Answer::Ioctl,
+        libc::SYS_fcntl => Answer::FileControl,
+        libc::SYS_prlimit64 => Answer::Limit,
         libc::SYS_personality => Answer::Personality,
         // Its flags are in memory, where no filter can see them; the C libraries fall back to clone.
         libc::SYS_clone3 => Answer::Refuse(libc::ENOSYS),
+        call => calls::by_argument(call).unwrap_or_else(|| by_number(call)),
+    }
+}
+
+fn by_number(call: libc::c_long) -> Answer {
+    match call {
+        call if calls::PRETENDED.contains(&call) => Answer::Pretend,
+        call if calls::ABSENT.contains(&call) => Answer::Refuse(libc::ENOSYS),
         call if calls::is_for_workers(call) => Answer::Allow,
         _ => Answer::Refuse(libc::EPERM),
     }
@@ -120,12 +136,20 @@ impl Answer {
         match self {
             Self::Allow => vec![allow],
             Self::Refuse(errno) => vec![refuse(errno)],
-            Self::Clone => vec![
-                load(argument(0)),
-                jump(libc::BPF_JSET, NAMESPACES, 0, 1),
-                refuse(libc::EPERM),
-                allow,
-            ],
+            Self::Pretend => vec![refuse(PRETENDED)],
+            Self::UnlessOneOf { argument: index, values, errno } => {
+                let mut code = vec![load(argument(index))];
+                let count = u8::try_from(values.len()).expect("a short list");
+                code.extend(
+                    (0..count)
+                        .map(|at| jump(libc::BPF_JEQ, values[usize::from(at)], count - at, 0)),
+                );
+                code.extend([allow, refuse(errno)]);
+                code
+            }
+            Self::UnlessBits { argument: index, bits, errno } => {
+                vec![load(argument(index)), jump(libc::BPF_JSET, bits, 0, 1), refuse(errno), allow]
+            }
             Self::Socket => vec![
                 load(argument(0)),
                 equals(libc::AF_UNIX, 6, 0),
@@ -137,12 +161,27 @@ impl Answer {
                 refuse(libc::EAFNOSUPPORT),
                 allow,
             ],
-            Self::Ioctl => vec![
+            Self::FileControl => {
+                let count = u8::try_from(calls::OWN_FILE_CONTROL.len()).expect("a short list");
+                let mut code = vec![
+                    load(argument(1)),
+                    jump(libc::BPF_JGE, calls::FIRST_OWN_FILE_CONTROL, 0, count + 1),
+                ];
+                code.extend((0..count).map(|at| {
+                    jump(libc::BPF_JEQ, calls::OWN_FILE_CONTROL[usize::from(at)], count - at, 0)
+                }));
+                code.extend([refuse(libc::EINVAL), allow]);
+                code
+            }
+            Self::Limit => vec![
                 load(argument(1)),
-                jump(libc::BPF_JEQ, 0x5412, 1, 0), // TIOCSTI
-                jump(libc::BPF_JEQ, 0x541C, 0, 1), // TIOCLINUX
-                refuse(libc::EPERM),
+                jump(libc::BPF_JEQ, calls::RLIMIT_CORE, 0, 4),
+                load(argument(2)),
+                jump(libc::BPF_JEQ, 0, 0, 3),
+                load(argument(2) + 4),
+                jump(libc::BPF_JEQ, 0, 0, 1),
                 allow,
+                refuse(libc::EINVAL),
             ],
             Self::Personality => vec![
                 load(argument(0)),
