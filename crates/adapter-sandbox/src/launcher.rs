@@ -73,6 +73,7 @@ pub fn launcher_main() -> ExitCode {
         eprintln!("this command is for the daemon's own use");
         return ExitCode::from(64);
     };
+    setup::limit_itself();
     match Launcher::start(daemon.as_fd()) {
         Ok(mut launcher) => {
             launcher.run();

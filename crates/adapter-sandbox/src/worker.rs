@@ -33,6 +33,10 @@ const NAMESPACES: i32 = libc::CLONE_NEWUSER
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWCGROUP;
 
+/// The size of core dumps with which there is none, not even to a program that the host runs as root:
+/// one that gets dumps through a pipe (`core_pattern`) runs with every limit but this, 0 among them.
+pub(crate) const NO_CORE: u64 = 1;
+
 /// What a worker must know that a zygote has forked.
 #[derive(Serialize)]
 pub(crate) struct Details<'a> {
@@ -180,7 +184,7 @@ impl Worker {
     /// The limits of each process by itself, with the names that programs know them by.
     fn resources(&self) -> Vec<(Resource, &'static str, u64)> {
         let mut resources = vec![
-            (Resource::Core, "RLIMIT_CORE", 0),
+            (Resource::Core, "RLIMIT_CORE", NO_CORE),
             (Resource::Nofile, "RLIMIT_NOFILE", self.limits.open_files),
         ];
         if !self.has_groups {

@@ -33,7 +33,7 @@ use crate::{
     sys::{self, Child},
     template::Key,
     wire,
-    worker::{self, drop_from_bounding_set},
+    worker::{self, NO_CORE, drop_from_bounding_set},
 };
 
 /// The most on one host: each has the memory of an interpreter.
@@ -328,7 +328,7 @@ fn become_zygote(
     priority::step_back(has_weight).step("step back behind the host")?;
     attach(root, std::path::Path::new("/mnt")).step("mount the root")?;
     enter("/mnt").step("enter the root")?;
-    worker::lower(Resource::Core, 0).step("set resource limits")?;
+    worker::lower(Resource::Core, NO_CORE).step("set resource limits")?;
     let others = CapabilitySet::from_bits_retain(!CapabilitySet::SYS_ADMIN.bits());
     drop_from_bounding_set(others).step("drop capabilities")?;
     rustix::thread::set_no_new_privs(true).step("renounce new privileges")?;

@@ -2,7 +2,10 @@
 
 use std::{fs, io, path::Path};
 
-use rustix::thread::{CapabilitySet, UnshareFlags};
+use rustix::{
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+    thread::{CapabilitySet, UnshareFlags},
+};
 
 use crate::{
     cgroup::Groups,
@@ -13,6 +16,7 @@ use crate::{
     owner::{self, Owner},
     sys,
     wire::{Abilities, Settings},
+    worker::NO_CORE,
 };
 
 /// The version of Landlock that knows abstract sockets.
@@ -64,6 +68,14 @@ pub(super) fn abilities(workshop: &Workshop, memory: io::Result<Option<u64>>) ->
         )),
         None => {}
     }
+    if is_dumped_through_a_pipe() && getrlimit(Resource::Core).maximum == Some(0) {
+        weaknesses.push(
+            "the limit of core dumps is 0 and cannot be made 1 without root, and the host's \
+             core_pattern is a program: it runs, as root, for each crash of an instance (set \
+             LimitCORE=infinity, or `ulimit -c` above 0)"
+                .into(),
+        );
+    }
     if sys::landlock_version() < ABSTRACT_SOCKETS {
         weaknesses.push(
             "Landlock cannot scope abstract sockets (Linux 6.12 can): an instance with the \
@@ -72,6 +84,21 @@ pub(super) fn abilities(workshop: &Workshop, memory: io::Result<Option<u64>>) ->
         );
     }
     Abilities { weaknesses, no_egress, memory_bytes }
+}
+
+/// Sets what holds for the launcher, and so for everything that begins as its copy: no core dumps
+/// (they could have secrets in them), and no priority above the usual one.
+pub(super) fn limit_itself() {
+    for (resource, limit) in [(Resource::Core, NO_CORE), (Resource::Rtprio, 0), (Resource::Nice, 0)]
+    {
+        let limits = Rlimit { current: Some(limit), maximum: Some(limit) };
+        // Only root may raise a maximum that is 0 already; `abilities` says what that means.
+        let _ = setrlimit(resource, limits);
+    }
+}
+
+fn is_dumped_through_a_pipe() -> bool {
+    fs::read("/proc/sys/kernel/core_pattern").is_ok_and(|pattern| pattern.starts_with(b"|"))
 }
 
 /// Whether the launcher may do everything by itself. Root in a container often may not.

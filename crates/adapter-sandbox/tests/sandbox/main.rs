@@ -10,6 +10,7 @@ mod lab;
 mod limits;
 mod network;
 mod probe;
+mod shared;
 mod world;
 mod zygote;
 
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         limits::TESTS,
         network::TESTS,
         drills::OF_WORKERS,
+        shared::TESTS,
     ]
     .concat();
     let others = [probe::TESTS, drills::TESTS].concat();
