@@ -23,16 +23,28 @@ use tokio::{
     process::{Child, Command},
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
+    time::timeout,
 };
 
 use crate::{
     fault::{Fault, Step},
+    launcher::START,
     sys,
     wire::{self, Abilities, Event, Request, Settings, Status},
 };
 
 /// The name users choose the adapter by.
 const NAME: &str = "sandbox";
+
+/// How long a launcher may take to answer, on top of what the question itself may take. It takes
+/// microseconds; one that is stopped, or held up in the kernel, does not answer.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// How long a launcher may take to begin: it removes what dead owners have left behind.
+const BEGIN: Duration = Duration::from_secs(60);
+
+/// How long a launcher that was killed may take to be gone.
+const GONE: Duration = Duration::from_secs(5);
 
 /// Requests that may be on their way to the launcher. Who comes later waits.
 const QUEUE: usize = 64;
@@ -51,6 +63,9 @@ pub struct Config {
     /// How much of the host's memory instances leave alone, in bytes, but at most half of it. Unset,
     /// it is a tenth and at least 256 MiB.
     pub memory_reserve: Option<u64>,
+    /// How long an instance that was killed may take to be gone. Then nobody waits for it any more:
+    /// the kernel can keep a process for as long as a disk or a file server does not answer.
+    pub end_patience: Duration,
 }
 
 impl Config {
@@ -62,6 +77,7 @@ impl Config {
             network_range: (Ipv4Addr::new(10, 199, 0, 0), 16),
             network_stock: 2,
             memory_reserve: None,
+            end_patience: Duration::from_secs(10),
         }
     }
 }
@@ -75,6 +91,7 @@ pub struct SandboxAdapter {
     requests: mpsc::Sender<Outgoing>,
     abilities: Abilities,
     next_request: AtomicU64,
+    end_patience: Duration,
     connection: Arc<AsyncFd<OwnedFd>>,
     tasks: Tasks,
 }
@@ -91,6 +108,8 @@ struct Tasks {
 #[derive(Debug, Default)]
 struct Shared {
     table: Mutex<Table>,
+    /// The order to kill the launcher, since it does not answer.
+    abandon: tokio::sync::Notify,
 }
 
 #[derive(Debug, Default)]
@@ -126,15 +145,19 @@ impl SandboxAdapter {
         let launcher = spawn(&config.launcher, theirs)
             .map_err(|error| AdapterError::step("start the launcher", error))?;
         let connection = Arc::new(sys::watch(ours).step("listen to the launcher")?);
+        let end_patience = config.end_patience;
         let settings = Settings {
             state: config.state,
+            end_patience,
             network_range: config.network_range,
             network_stock: config.network_stock,
             memory_reserve: config.memory_reserve,
         };
         let bytes = wire::encode(&Request::Start(settings)).step("address the launcher")?;
         send(&connection, &(bytes, None)).await.step("address the launcher")?;
-        let abilities = match receive(&connection, &mut vec![0; wire::LONGEST]).await {
+        let mut buffer = vec![0; wire::LONGEST];
+        let begun = timeout(BEGIN, receive(&connection, &mut buffer)).await;
+        let abilities = match begun.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(Some(Event::Ready(abilities))) => abilities,
             Ok(Some(Event::Failed(fault))) => return Err(fault.into()),
             Ok(_) => return Err(gone("the launcher ended before it was ready")),
@@ -149,6 +172,7 @@ impl SandboxAdapter {
             requests,
             abilities,
             next_request: AtomicU64::new(0),
+            end_patience,
             connection,
             tasks: Tasks { writer, reader: tokio::sync::Mutex::new(reader) },
         })
@@ -174,15 +198,37 @@ impl SandboxAdapter {
         self.shared.lock().gone.is_some()
     }
 
-    /// Kills all instances and removes everything the adapter made. Returns when that is done.
+    /// Kills all instances and removes everything the adapter made. Returns when that is done, or
+    /// when the launcher has had its time and was killed: the next start removes what is left then.
     pub async fn shutdown(&self) {
         // The launcher takes the end of its requests as the order to finish.
         let _ = rustix::net::shutdown(&*self.connection, rustix::net::Shutdown::Write);
         // Whoever asks a second time waits for the first.
         let mut reader = self.tasks.reader.lock().await;
-        if !reader.is_finished() {
+        if reader.is_finished() {
+            return;
+        }
+        if timeout(self.end_patience + ANSWER, &mut *reader).await.is_err() {
+            self.shared.abandon.notify_one();
             let _ = (&mut *reader).await;
         }
+    }
+
+    /// Waits for what a launcher that answers does in this time, and some more. One that does not is
+    /// killed: its instances end with it, and everybody who waits hears that it is gone.
+    async fn answered<T>(
+        &self,
+        within: Duration,
+        waiting: impl Future<Output = Result<T, AdapterError>>,
+    ) -> Result<T, AdapterError> {
+        let within = within.saturating_add(ANSWER);
+        if let Ok(answer) = timeout(within, waiting).await {
+            return answer;
+        }
+        let why = format!("its launcher did not answer for {} s", within.as_secs());
+        self.shared.lock().end(why);
+        self.shared.abandon.notify_one();
+        Err(self.shared.lock().gone())
     }
 
     async fn reserve(&self) -> Result<mpsc::Permit<'_, Outgoing>, AdapterError> {
@@ -243,10 +289,13 @@ impl Adapter for SandboxAdapter {
         self.check_network(spec.network)?;
         let request = Request::Launch(Box::new(spec.clone()));
         let bytes = wire::encode(&request).step("pass on the specification")?;
-        let permit = self.reserve().await?;
-        let mut phase = self.shared.lock().insert(&spec.id)?;
-        permit.send((bytes, output));
-        match self.until(&mut phase, |phase| !matches!(phase, Phase::Launching)).await? {
+        let launched = async {
+            let permit = self.reserve().await?;
+            let mut phase = self.shared.lock().insert(&spec.id)?;
+            permit.send((bytes, output));
+            self.until(&mut phase, |phase| !matches!(phase, Phase::Launching)).await
+        };
+        match self.answered(START + self.end_patience, launched).await? {
             Phase::Failed(fault) => Err(fault.into()),
             phase => Ok(phase.instance(&spec.id)),
         }
@@ -268,16 +317,19 @@ impl Adapter for SandboxAdapter {
             Err(AdapterError::Unknown(_)) => return Ok(()),
             found => found?,
         };
-        if matches!(*phase.borrow(), Phase::Launching | Phase::Running { .. }) {
-            let grace_millis = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-            let request = Request::Stop { id: id.clone(), grace_millis };
-            let bytes = wire::encode(&request).step("pass on the stop")?;
-            self.reserve().await?.send((bytes, None));
-        }
-        let is_released = |phase: &Phase| {
-            matches!(phase, Phase::Ended { is_released: true, .. } | Phase::Failed(_))
+        let stopped = async {
+            if matches!(*phase.borrow(), Phase::Launching | Phase::Running { .. }) {
+                let grace_millis = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+                let request = Request::Stop { id: id.clone(), grace_millis };
+                let bytes = wire::encode(&request).step("pass on the stop")?;
+                self.reserve().await?.send((bytes, None));
+            }
+            let is_released = |phase: &Phase| {
+                matches!(phase, Phase::Ended { is_released: true, .. } | Phase::Failed(_))
+            };
+            self.until(&mut phase, is_released).await
         };
-        self.until(&mut phase, is_released).await?;
+        self.answered(grace.saturating_add(self.end_patience), stopped).await?;
         self.shared.lock().forget(id, generation);
         Ok(())
     }
@@ -304,11 +356,14 @@ impl Metering for SandboxAdapter {
         let number = self.next_request.fetch_add(1, Ordering::Relaxed);
         let request = Request::Measure { request: number, id: id.clone() };
         let bytes = wire::encode(&request).step("pass on the question")?;
-        let permit = self.reserve().await?;
-        let (sender, answer) = oneshot::channel();
-        self.shared.lock().measuring.insert(number, sender);
-        permit.send((bytes, None));
-        Ok(answer.await.map_err(|_| self.shared.lock().gone())??)
+        let measured = async {
+            let permit = self.reserve().await?;
+            let (sender, answer) = oneshot::channel();
+            self.shared.lock().measuring.insert(number, sender);
+            permit.send((bytes, None));
+            answer.await.map_err(|_| self.shared.lock().gone())
+        };
+        Ok(self.answered(Duration::ZERO, measured).await??)
     }
 }
 
@@ -329,11 +384,22 @@ impl Attaching for SandboxAdapter {
             limits: Box::new(limits.clone()),
         };
         let bytes = wire::encode(&request).step("pass on the artifact")?;
-        let permit = self.reserve().await?;
-        let (sender, answer) = oneshot::channel();
-        self.shared.lock().attaching.insert(number, sender);
-        permit.send((bytes, None));
-        answer.await.map_err(|_| self.shared.lock().gone())??;
+        let attached = async {
+            let permit = self.reserve().await?;
+            let (sender, answer) = oneshot::channel();
+            self.shared.lock().attaching.insert(number, sender);
+            permit.send((bytes, None));
+            answer.await.map_err(|_| self.shared.lock().gone())
+        };
+        // This one is the init's answer, so its silence says nothing of the launcher.
+        let Ok(answer) = timeout(ANSWER, attached).await else {
+            self.shared.lock().attaching.remove(&number);
+            return Err(AdapterError::step(
+                "attach the code in time",
+                io::Error::from(io::ErrorKind::TimedOut),
+            ));
+        };
+        answer??;
         Ok(paths::FUNCTION.into())
     }
 }
@@ -471,6 +537,14 @@ async fn receive(connection: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result
     Ok(received.map(|(event, _)| event))
 }
 
+/// What does not answer cannot be asked to clean up: the next start does. Its instances end with it.
+fn kill(launcher: &mut Child, why: &str) -> String {
+    tracing::warn!("killing the launcher: {why}");
+    // It may have ended.
+    let _ = launcher.start_kill();
+    format!("its launcher was killed: {why}")
+}
+
 async fn write(
     connection: Arc<AsyncFd<OwnedFd>>,
     shared: Arc<Shared>,
@@ -486,13 +560,22 @@ async fn write(
 async fn read(connection: Arc<AsyncFd<OwnedFd>>, shared: Arc<Shared>, mut launcher: Child) {
     let mut buffer = vec![0; wire::LONGEST];
     let why = loop {
-        match receive(&connection, &mut buffer).await {
+        let received = tokio::select! {
+            received = receive(&connection, &mut buffer) => received,
+            () = shared.abandon.notified() => break kill(&mut launcher, "it does not answer"),
+        };
+        match received {
             Ok(Some(event)) => shared.lock().apply(event),
             Ok(None) => break "its launcher has ended".to_owned(),
-            Err(error) => break format!("its launcher cannot be heard: {error}"),
+            Err(error) => break kill(&mut launcher, &format!("it cannot be heard: {error}")),
         }
     };
     shared.lock().end(why);
-    // Its cleaning up is part of its life, and a daemon that lives on must collect it.
-    let _ = launcher.wait().await;
+    // Its cleaning up is behind it, and a daemon that lives on must collect it.
+    if timeout(GONE, launcher.wait()).await.is_err() {
+        kill(&mut launcher, "it has closed its socket, and does not end");
+        if timeout(GONE, launcher.wait()).await.is_err() {
+            tracing::warn!("the launcher was killed and does not end: the kernel holds it up");
+        }
+    }
 }

@@ -148,11 +148,18 @@ fn introduce(child: &Child, socket: &OwnedFd, user: Option<u32>) -> Result<(), F
     wire::send(socket, &Order::Go, None).step("start the init")
 }
 
-/// An init that has not been told to go ends at once.
+/// An init that has not been told to go ends at once. Whatever keeps one that does not, the launcher
+/// collects it later.
 fn discard(child: &Child) {
-    use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+    use rustix::{
+        event::{PollFd, PollFlags, Timespec, poll},
+        process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid},
+    };
     let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
-    let _ = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED);
+    let second = Timespec { tv_sec: 1, tv_nsec: 0 };
+    let _ = poll(&mut [PollFd::new(&child.pidfd, PollFlags::IN)], Some(&second));
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    let _ = waitid(WaitId::PidFd(child.pidfd.as_fd()), options);
 }
 
 /// A copy of the mount of the socket's directory. The instance must own the socket to connect.

@@ -6,9 +6,14 @@
 //!                └── failed ───────────┘
 //! ```
 //!
-//! Nothing here blocks on an instance: every step of every instance is an event. When the daemon's
-//! end of the socket closes, for whatever reason, all instances are killed and everything the
-//! launcher made is removed.
+//! Nothing here blocks on an instance: every step of every instance is an event, and has a deadline
+//! with a next step ([`Due`]). The last one is to give up: the kernel can keep a process that was
+//! killed, and whoever waits for its end is then told that nobody knows it. When the daemon's end of
+//! the socket closes, for whatever reason, all instances are killed and everything the launcher made
+//! is removed.
+//!
+//! Whatever becomes a child of the launcher is collected, known or not: a PID namespace ends only
+//! when the last of its processes has been collected.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -45,6 +50,7 @@ use crate::{
 
 mod births;
 mod lives;
+mod reaping;
 mod setup;
 
 use births::Birth;
@@ -61,6 +67,10 @@ const USERS_OF_AN_OWNER: u32 = 1 << 16;
 /// Without an event for this long nobody seems to be in a hurry, and networks may be made, each of
 /// which keeps the launcher busy for about as long.
 const QUIET: Duration = Duration::from_millis(1);
+
+/// How long an instance may take to start. It takes milliseconds, and some seconds on a machine
+/// that is busy with everything else.
+pub(crate) const START: Duration = Duration::from_secs(30);
 
 /// How often, and for how long, the removal of a cgroup that still has processes is tried again.
 const RELEASE_AGAIN: Duration = Duration::from_millis(5);
@@ -95,8 +105,12 @@ struct Launcher<'a> {
     /// By slot. A slot is the instance's share of whatever is numbered.
     instances: Vec<Option<Live>>,
     slots: HashMap<InstanceId, usize>,
-    /// When to kill whom.
+    /// When to look at which slot's timer.
     deadlines: BTreeSet<(Duration, usize)>,
+    /// How long what was killed may take to be gone.
+    end_patience: Duration,
+    /// Readable when a child has ended.
+    signals: OwnedFd,
     /// Those that have ended: when to release them, in this order.
     ended: VecDeque<(Duration, usize)>,
     zygotes: Zygotes,
@@ -122,8 +136,24 @@ struct Live {
     worker: Option<Child>,
     /// What the worker ended with.
     status: Option<Status>,
-    kill_at: Option<Duration>,
+    /// Its next deadline, and what is due then.
+    timer: Option<(Duration, Due)>,
+    /// Whether the daemon has been told of its end, though there was none.
+    is_given_up: bool,
     ended_at: Duration,
+}
+
+/// What happens at an instance's deadline.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Due {
+    /// Its worker should have been forked: it is started as a program.
+    Birth,
+    /// It should have started: it is killed.
+    Start,
+    /// It should have ended politely: it is killed.
+    Stop,
+    /// It was killed and should be gone: nobody waits for it any longer.
+    End,
 }
 
 enum Phase {
@@ -150,6 +180,7 @@ enum Source {
     Worker(usize),
     Channel(usize),
     Zygote(usize),
+    Children,
 }
 
 impl Source {
@@ -161,6 +192,7 @@ impl Source {
             Self::Worker(slot) => (3, slot),
             Self::Channel(slot) => (4, slot),
             Self::Zygote(place) => (5, place),
+            Self::Children => (6, 0),
         };
         epoll::EventData::new_u64(8 * number as u64 + kind)
     }
@@ -173,6 +205,7 @@ impl Source {
             (3, slot) => Self::Worker(slot),
             (4, slot) => Self::Channel(slot),
             (5, place) => Self::Zygote(place),
+            (6, _) => Self::Children,
             _ => Self::Daemon,
         }
     }
@@ -210,6 +243,7 @@ impl<'a> Launcher<'a> {
             first_user: is_root.then(|| FIRST_USER + owner.number * USERS_OF_AN_OWNER),
         };
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).step("make an epoll instance")?;
+        let signals = sys::child_signals().step("listen for signals")?;
         let launcher = Self {
             daemon,
             epoll,
@@ -218,6 +252,8 @@ impl<'a> Launcher<'a> {
             instances: Vec::new(),
             slots: HashMap::new(),
             deadlines: BTreeSet::new(),
+            end_patience: settings.end_patience,
+            signals,
             ended: VecDeque::new(),
             zygotes: Zygotes::default(),
             has_warned_of_births: false,
@@ -225,6 +261,7 @@ impl<'a> Launcher<'a> {
             buffer,
         };
         launcher.listen(launcher.daemon, Source::Daemon).step("listen to the daemon")?;
+        launcher.listen(&launcher.signals, Source::Children).step("listen for signals")?;
         launcher.tell(&Event::Ready(setup::abilities(&launcher.workshop, memory)));
         if launcher.workshop.networks.has_enabled_forwarding {
             let text = "the host forwards IPv4 packets from now on (net.ipv4.ip_forward)";
@@ -252,6 +289,7 @@ impl<'a> Launcher<'a> {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(_) => return,
             }
+            let mut has_child_ended = false;
             for event in &events {
                 match Source::decode(event.data) {
                     Source::Daemon => {
@@ -264,9 +302,14 @@ impl<'a> Launcher<'a> {
                     Source::Worker(slot) => self.bury_worker(slot),
                     Source::Channel(slot) => self.hear_worker(slot),
                     Source::Zygote(place) => self.heed(place),
+                    Source::Children => has_child_ended = true,
                 }
             }
-            self.kill_overdue();
+            // Last: whoever has other news of a child has them first.
+            if has_child_ended {
+                self.collect_children();
+            }
+            self.do_what_is_due();
             // One at a time: removing is slow, and somebody may be waiting for a launch.
             self.release_next();
             self.tend_zygotes();
@@ -348,12 +391,9 @@ impl<'a> Launcher<'a> {
         let listening = self
             .listen(&launched.socket, Source::Init(slot))
             .and_then(|()| self.listen(&launched.child.pidfd, Source::Process(slot)));
-        let phase = match listening.step("listen to the init") {
-            Ok(()) => Phase::Starting,
-            Err(fault) => {
-                kill(&launched);
-                Phase::Failed(fault)
-            }
+        let (phase, is_heard) = match listening.step("listen to the init") {
+            Ok(()) => (Phase::Starting, true),
+            Err(fault) => (Phase::Failed(fault), false),
         };
         let live = Live {
             id: spec.id.clone(),
@@ -366,7 +406,8 @@ impl<'a> Launcher<'a> {
             setback: None,
             worker: None,
             status: None,
-            kill_at: None,
+            timer: None,
+            is_given_up: false,
             ended_at: Duration::ZERO,
         };
         if slot == self.instances.len() {
@@ -374,6 +415,10 @@ impl<'a> Launcher<'a> {
         }
         self.instances[slot] = Some(live);
         self.slots.insert(spec.id.clone(), slot);
+        self.set_timer(slot, START, Due::Start);
+        if !is_heard {
+            self.kill(slot);
+        }
         Ok(())
     }
 
@@ -417,22 +462,48 @@ impl<'a> Launcher<'a> {
         let Some(slot) = self.slots.get(id).copied() else { return };
         let Some(live) = &mut self.instances[slot] else { return };
         let is_polite = matches!(live.phase, Phase::Running) && !grace.is_zero();
-        if !is_polite {
-            return kill(&live.launched);
+        if !is_polite || wire::send(&live.launched.socket, &Order::Terminate, None).is_err() {
+            return self.kill(slot);
         }
-        if wire::send(&live.launched.socket, &Order::Terminate, None).is_err() {
-            return kill(&live.launched);
-        }
-        let kill_at = sys::now() + grace;
         // A second stop can only make it sooner.
-        let kill_at = live.kill_at.map_or(kill_at, |earlier| earlier.min(kill_at));
-        if let Some(earlier) = live.kill_at.replace(kill_at) {
-            self.deadlines.remove(&(earlier, slot));
+        let is_sooner = match live.timer {
+            Some((when, Due::Stop)) => sys::now() + grace < when,
+            Some((_, Due::End)) => false,
+            Some((_, Due::Birth | Due::Start)) | None => true,
+        };
+        if is_sooner {
+            self.set_timer(slot, grace, Due::Stop);
         }
-        self.deadlines.insert((kill_at, slot));
     }
 
-    fn kill_overdue(&mut self) {
+    /// Kills an instance, and sees to it that somebody looks whether that was enough.
+    fn kill(&mut self, slot: usize) {
+        let Some(live) = &self.instances[slot] else { return };
+        // It fails only if there is nothing left to kill.
+        let _ = pidfd_send_signal(&live.launched.child.pidfd, Signal::KILL);
+        let is_awaited = matches!(live.timer, Some((_, Due::End)));
+        if !is_awaited && !live.is_given_up {
+            self.set_timer(slot, self.end_patience, Due::End);
+        }
+    }
+
+    /// Replaces an instance's timer. Each step has one at most.
+    fn set_timer(&mut self, slot: usize, after: Duration, due: Due) {
+        self.clear_timer(slot);
+        let Some(live) = &mut self.instances[slot] else { return };
+        let when = sys::now().saturating_add(after);
+        live.timer = Some((when, due));
+        self.deadlines.insert((when, slot));
+    }
+
+    fn clear_timer(&mut self, slot: usize) {
+        let Some(live) = &mut self.instances[slot] else { return };
+        if let Some((when, _)) = live.timer.take() {
+            self.deadlines.remove(&(when, slot));
+        }
+    }
+
+    fn do_what_is_due(&mut self) {
         let now = sys::now();
         while let Some((when, slot)) = self.deadlines.first().copied() {
             if when > now {
@@ -440,20 +511,34 @@ impl<'a> Launcher<'a> {
             }
             self.deadlines.pop_first();
             let Some(live) = &mut self.instances[slot] else { continue };
-            live.kill_at = None;
-            match live.birth {
-                Some(_) => self.hurry_birth(slot),
-                None => kill(&live.launched),
+            let Some((_, due)) = live.timer.take() else { continue };
+            match due {
+                Due::Birth => self.hurry_birth(slot),
+                Due::Start => {
+                    live.phase = Phase::Failed(Fault::new("start in time", libc::ETIMEDOUT));
+                    self.kill(slot);
+                }
+                Due::Stop => self.kill(slot),
+                Due::End => self.give_up(slot),
             }
         }
     }
 
     /// Ends everything.
     fn finish(mut self) {
-        let all: Vec<Live> = self.instances.drain(..).flatten().collect();
         self.zygotes.finish();
-        all.iter().for_each(|live| kill(&live.launched));
-        all.iter().for_each(births::collect_all);
+        for live in self.instances.iter().flatten() {
+            let _ = pidfd_send_signal(&live.launched.child.pidfd, Signal::KILL);
+        }
+        if !reaping::collect_all(&self.signals, self.end_patience) {
+            let left: Vec<_> =
+                self.instances.iter().flatten().filter(|live| live.is_there()).collect();
+            let names: Vec<_> = left.iter().map(|live| live.id.as_str()).collect();
+            let text =
+                format!("killed, and do not end: {}; the kernel keeps them", names.join(", "));
+            let _ = wire::send(self.daemon, &Event::Warning(text), None);
+        }
+        self.instances.clear();
         let Workshop { templates, groups, views, networks, .. } = self.workshop;
         networks.finish(self.owner.number);
         groups.clear();
@@ -463,11 +548,6 @@ impl<'a> Launcher<'a> {
         // Last: until then the number, and all that carries it, is ours.
         drop(self.owner);
     }
-}
-
-fn kill(launched: &Launched) {
-    // It fails only if there is nothing left to kill.
-    let _ = pidfd_send_signal(&launched.child.pidfd, Signal::KILL);
 }
 
 fn status_of(ended: Option<WaitIdStatus>) -> Status {

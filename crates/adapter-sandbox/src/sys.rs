@@ -175,17 +175,56 @@ pub(crate) fn pass_as_three(command: &mut tokio::process::Command, fd: OwnedFd) 
     unsafe { command.pre_exec(pass) };
 }
 
-/// A descriptor that is readable when a child has ended. Blocks the signal's usual delivery.
+/// A descriptor that is readable when a child has ended. Blocks the signal's usual delivery, and
+/// does without it where a child has only stopped: those who can be stopped would keep us awake.
 pub(crate) fn child_signals() -> io::Result<OwnedFd> {
     let signals = signal_set(&[libc::SIGCHLD]);
-    // SAFETY: the set is valid and read during the calls only.
+    // SAFETY: all-zero is a valid value of this plain structure, and the default action is no code;
+    // the set is valid and read during the calls only.
     let fd = unsafe {
+        let mut action: libc::sigaction = mem::zeroed();
+        action.sa_sigaction = libc::SIG_DFL;
+        action.sa_flags = libc::SA_NOCLDSTOP;
+        libc::sigaction(libc::SIGCHLD, &raw const action, ptr::null_mut());
         libc::sigprocmask(libc::SIG_BLOCK, &raw const signals, ptr::null_mut());
         libc::signalfd(-1, &raw const signals, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
     };
     check(fd.into())?;
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes all that is queued in a descriptor for signals.
+pub(crate) fn drain(signals: &OwnedFd) {
+    let mut queued = [0; 1024];
+    let _ = rustix::io::read(signals, &mut queued);
+}
+
+/// A child that has ended and is still to be collected, of whatever kind (`__WALL`). One that
+/// somebody traces is none until that has an end.
+pub(crate) fn ended_child() -> Option<Pid> {
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    wait_for(libc::P_ALL, 0, options).ok().flatten()
+}
+
+/// Collects a child that has ended, unless somebody has.
+pub(crate) fn collect_child(pid: Pid) {
+    let id = pid.as_raw_nonzero().get().unsigned_abs();
+    let _ = wait_for(libc::P_PID, id, libc::WEXITED | libc::WNOHANG | libc::__WALL);
+}
+
+/// Whether there is any child, running or not.
+pub(crate) fn has_children() -> bool {
+    wait_for(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL).is_ok()
+}
+
+fn wait_for(kind: libc::idtype_t, id: libc::id_t, options: i32) -> io::Result<Option<Pid>> {
+    // SAFETY: all-zero is a valid value of this plain structure.
+    let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+    // SAFETY: the structure lives as long as the call, which writes it.
+    check(unsafe { libc::waitid(kind, id, &raw mut info, options) }.into())?;
+    // SAFETY: `waitid` has filled in the fields of a child's signal, or left them zero.
+    Ok(Pid::from_raw(unsafe { info.si_pid() }))
 }
 
 /// Undoes what the launcher changed about signals, for the program that is about to run.

@@ -9,10 +9,13 @@ use std::{
 };
 
 use model::{InstanceId, LaunchSpec, Limits, Usage};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
-    sendmsg, socketpair, sockopt,
+use rustix::{
+    io::Errno,
+    net::{
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+        SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+        sendmsg, socketpair, sockopt,
+    },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -24,6 +27,9 @@ pub(crate) const LONGEST: usize = 128 << 10;
 
 /// The most descriptors beside a message: a pidfd, a socket, and four groups.
 const MOST_DESCRIPTORS: usize = 6;
+
+/// More than an init, the only one whose last words are read, says in its life.
+const MOST_LAST_WORDS: usize = 16;
 
 /// From the daemon to the launcher.
 #[derive(Debug, Serialize, Deserialize)]
@@ -57,6 +63,7 @@ pub(crate) struct Settings {
     pub(crate) network_stock: usize,
     /// How much of the host's memory no instance may have; unset is the usual share.
     pub(crate) memory_reserve: Option<u64>,
+    pub(crate) end_patience: std::time::Duration,
 }
 
 /// From the launcher to the daemon.
@@ -206,16 +213,53 @@ pub(crate) fn send(
     send_bytes(socket, &encode(message)?, descriptor.as_slice())
 }
 
-/// Receives a message, or `None` once the other end is closed.
+/// A message, and the descriptor beside it; `None` at the end of the conversation.
+pub(crate) type Received<M> = Option<(M, Option<OwnedFd>)>;
+
+/// Receives a message, or `None` once the other end is closed and all that it said has been read.
 pub(crate) fn receive<M: DeserializeOwned>(
     socket: impl AsFd,
     buffer: &mut [u8],
-) -> io::Result<Option<(M, Option<OwnedFd>)>> {
+) -> io::Result<Received<M>> {
+    receive_with(socket, buffer, RecvFlags::empty())
+}
+
+/// The same, without waiting for a message.
+pub(crate) fn receive_now<M: DeserializeOwned>(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+) -> io::Result<Received<M>> {
+    receive_with(socket, buffer, RecvFlags::DONTWAIT)
+}
+
+/// What is unread of somebody who has ended, in order.
+pub(crate) fn last_words<M: DeserializeOwned>(socket: impl AsFd, buffer: &mut [u8]) -> Vec<M> {
+    std::iter::from_fn(|| match receive_now(&socket, buffer) {
+        Ok(Some((message, _))) => Some(message),
+        Ok(None) | Err(_) => None,
+    })
+    .take(MOST_LAST_WORDS)
+    .collect()
+}
+
+fn receive_with<M: DeserializeOwned>(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+    flags: RecvFlags,
+) -> io::Result<Received<M>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = rustix::io::retry_on_intr(|| {
-        recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
-    })?;
+    let mut read = || {
+        rustix::io::retry_on_intr(|| {
+            let mut parts = [IoSliceMut::new(buffer)];
+            recvmsg(&socket, &mut parts, &mut ancillary, flags | RecvFlags::CMSG_CLOEXEC)
+        })
+    };
+    let received = match read() {
+        // Said once, and before the messages: the other end was closed with something unread.
+        Err(Errno::CONNRESET) => read(),
+        received => received,
+    }?;
     let descriptor = ancillary.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,
@@ -227,4 +271,36 @@ pub(crate) fn receive<M: DeserializeOwned>(
         return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
     }
     Ok(Some((serde_json::from_slice(&buffer[..received.bytes])?, descriptor)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Its end is closed with an order unread, as that of an init whose worker ended meanwhile.
+    fn closed_after(words: &[Report]) -> OwnedFd {
+        let (ours, theirs) = pair().expect("a pair");
+        send(&ours, &Order::Terminate, None).expect("an order");
+        for word in words {
+            send(&theirs, word, None).expect("a word");
+        }
+        ours
+    }
+
+    #[test]
+    fn last_words_are_heard_to_the_end() {
+        let words = [Report::Started, Report::Attached(Ok(())), Report::Ended(Status::Code(7))];
+        let heard: Vec<Report> = last_words(closed_after(&words), &mut [0; 4096]);
+        assert_eq!(format!("{heard:?}"), format!("{words:?}"));
+    }
+
+    #[test]
+    fn an_unread_order_hides_no_word() {
+        let ours = closed_after(&[Report::Ended(Status::Code(7))]);
+        let mut buffer = [0; 4096];
+        let first: Received<Report> = receive(&ours, &mut buffer).expect("a word");
+        assert!(matches!(first, Some((Report::Ended(Status::Code(7)), None))), "{first:?}");
+        let end: Received<Report> = receive(&ours, &mut buffer).expect("the end");
+        assert!(end.is_none(), "{end:?}");
+    }
 }

@@ -20,7 +20,7 @@ use std::{
 
 use model::{LaunchSpec, paths};
 use rustix::{
-    process::{Resource, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid},
+    process::{Pid, Resource, Signal, pidfd_send_signal},
     thread::CapabilitySet,
 };
 
@@ -153,6 +153,13 @@ impl Zygotes {
         }
     }
 
+    /// The place of the zygote that is this process.
+    pub(crate) fn place_of(&self, pid: Pid) -> Option<usize> {
+        self.places.iter().position(
+            |zygote| matches!(&zygote.state, State::Running(process) if process.child.pid == pid),
+        )
+    }
+
     pub(crate) fn running(&mut self, place: usize) -> Option<&mut Process> {
         match &mut self.places.get_mut(place)?.state {
             State::Running(process) => Some(process),
@@ -207,9 +214,9 @@ impl Zygotes {
         })
     }
 
-    /// Ends all.
-    pub(crate) fn finish(self) {
-        for zygote in self.places {
+    /// Kills all.
+    pub(crate) fn finish(&mut self) {
+        for zygote in std::mem::take(&mut self.places) {
             if let State::Running(process) = zygote.state {
                 process.end();
             }
@@ -298,16 +305,14 @@ impl Process {
         self.asked.pop_front()
     }
 
-    /// Ends it, and every child of it that has not become somebody's worker. Returns who still
-    /// waited for an answer.
+    /// Kills it, and every child of it that has not become somebody's worker. All are the launcher's
+    /// children, which collects them. Returns who still waited for an answer.
     pub(crate) fn end(self) -> VecDeque<Asker> {
         let pid = self.child.pid;
         let _ = pidfd_send_signal(&self.child.pidfd, Signal::KILL);
-        // Once this is sent none of the group can make another child.
+        // Once this is sent none of the group can make another child. If it has not got a group of
+        // its own yet, there are no children either.
         let _ = rustix::process::kill_process_group(pid, Signal::KILL);
-        // If it has not got a group of its own yet, there are no children either.
-        let _ = waitid(WaitId::PidFd(self.child.pidfd.as_fd()), WaitIdOptions::EXITED);
-        while waitid(WaitId::Pgid(Some(pid)), WaitIdOptions::EXITED).is_ok() {}
         self.asked
     }
 }

@@ -8,6 +8,7 @@
 //! What fails here fails no launch: the init can start the worker by itself at every point.
 
 use std::{
+    io,
     os::fd::{AsFd, OwnedFd},
     time::Duration,
 };
@@ -17,7 +18,7 @@ use rustix::{
     process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid},
 };
 
-use super::{Launcher, Live, Phase, Source, kill, status_of};
+use super::{Due, Launcher, Phase, START, Source, status_of};
 use crate::{
     fault::{Fault, Step},
     launch::Expected,
@@ -64,9 +65,7 @@ impl Launcher<'_> {
             epoll::add(&self.epoll, &ours, Source::Channel(slot).encode(), epoll::EventFlags::IN);
         let channel = channel.is_ok().then_some(ours);
         live.birth = Some(Birth { expected, channel, place });
-        let overdue = sys::now() + PATIENCE;
-        live.kill_at = Some(overdue);
-        self.deadlines.insert((overdue, slot));
+        self.set_timer(slot, PATIENCE, Due::Birth);
         Ok(())
     }
 
@@ -75,7 +74,7 @@ impl Launcher<'_> {
         let Some(live) = &mut self.instances[slot] else { return };
         let is_starting = matches!(live.phase, Phase::Starting);
         if is_starting && wire::send(&live.launched.socket, &Order::Start, None).is_err() {
-            kill(&live.launched);
+            self.kill(slot);
         }
     }
 
@@ -86,15 +85,16 @@ impl Launcher<'_> {
         if let Some(channel) = &birth.channel {
             let _ = epoll::delete(&self.epoll, channel);
         }
-        if let Some(overdue) = live.kill_at.take() {
-            self.deadlines.remove(&(overdue, slot));
+        if matches!(live.timer, Some((_, Due::Birth)) | None) {
+            self.set_timer(slot, START, Due::Start);
         }
     }
 
     /// Takes an answer from a zygote.
     pub(super) fn heed(&mut self, place: usize) {
         let Some(process) = self.zygotes.running(place) else { return };
-        match wire::receive(&process.socket, &mut self.buffer) {
+        match wire::receive_now(&process.socket, &mut self.buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Ok(Some((Offer::Ready, _))) => self.zygotes.set_ready(place),
             Ok(Some((Offer::Forked(pid), Some(pidfd)))) => {
                 let asker = process.answered();
@@ -147,12 +147,13 @@ impl Launcher<'_> {
         let Some(channel) = live.birth.as_ref().and_then(|birth| birth.channel.as_ref()) else {
             return;
         };
-        match wire::receive(channel, &mut self.buffer) {
+        match wire::receive_now(channel, &mut self.buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Ok(Some((wire::Birth::Ready(inside), _))) => {
                 self.end_birth(slot);
                 let Some(live) = &self.instances[slot] else { return };
                 if wire::send(&live.launched.socket, &Order::Adopt(inside), None).is_err() {
-                    kill(&live.launched);
+                    self.kill(slot);
                 }
             }
             Ok(Some((wire::Birth::Failed(fault), _))) => {
@@ -178,6 +179,8 @@ impl Launcher<'_> {
     /// A worker takes too long.
     pub(super) fn hurry_birth(&mut self, slot: usize) {
         self.note_setback(slot, Fault::new("fork a worker", libc::ETIMEDOUT));
+        // Should even its end take too long.
+        self.set_timer(slot, START, Due::Start);
         let Some(live) = &self.instances[slot] else { return };
         match (&live.birth, &live.worker) {
             (Some(_), Some(_)) => self.give_up_birth(slot),
@@ -206,7 +209,7 @@ impl Launcher<'_> {
         let Some(live) = &self.instances[slot] else { return };
         let has_ended = live.worker.is_none() && live.status.is_some();
         if live.zygote.is_some() && has_ended && matches!(live.phase, Phase::Running) {
-            kill(&live.launched);
+            self.kill(slot);
         }
     }
 
@@ -236,7 +239,7 @@ impl Launcher<'_> {
         }
     }
 
-    fn lose_zygote(&mut self, place: usize) {
+    pub(super) fn lose_zygote(&mut self, place: usize) {
         let Some((process, is_first)) = self.zygotes.fail(place) else { return };
         if is_first {
             self.warn_of_births(&Fault::new("keep a zygote alive", libc::ECHILD));
@@ -282,19 +285,13 @@ fn tell_worker(birth: Option<&Birth>, filter: &[libc::sock_filter]) -> Result<()
     wire::send_bytes(channel, &bytes, &descriptors).step(step)
 }
 
-/// A child that is of no use. What is killed ends soon.
+/// A child that is of no use. It is collected like every other.
 fn discard(child: &Child) {
     let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
-    collect(child);
 }
 
+/// What a child ended with. Unknown if it has not, or if it has been collected: never a wait.
 pub(super) fn collect(child: &Child) -> Status {
-    status_of(waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED).ok().flatten())
-}
-
-/// All that is left of a live instance's processes, when everything has been killed.
-pub(super) fn collect_all(live: &Live) {
-    // The init is not gone before everything in its PID namespace is.
-    live.worker.as_ref().map(collect);
-    collect(&live.launched.child);
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    status_of(waitid(WaitId::PidFd(child.pidfd.as_fd()), options).ok().flatten())
 }

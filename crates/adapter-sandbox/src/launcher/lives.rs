@@ -1,26 +1,29 @@
 //! What happens to instances: what their inits report, and how they end.
 
-use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use std::io;
+
+use rustix::event::epoll;
 
 use super::{
-    Attaching, Launcher, Live, Phase, RELEASE_AGAIN, RELEASE_AT_LAST, births::collect, kill,
+    Attaching, Due, Launcher, Live, Phase, RELEASE_AGAIN, RELEASE_AT_LAST, births::collect,
 };
 use crate::{
     fault::Fault,
     sys,
-    wire::{self, Event, Report},
+    wire::{self, Event, Report, Status},
 };
 
 impl Launcher<'_> {
     /// Takes a report from an init.
     pub(super) fn hear(&mut self, slot: usize) {
         let Some(live) = &mut self.instances[slot] else { return };
-        match wire::receive(&live.launched.socket, &mut self.buffer) {
+        match wire::receive_now(&live.launched.socket, &mut self.buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Ok(Some((report, _))) => self.note(slot, report),
             // It has ended or is about to: its pidfd tells when.
             Ok(None) | Err(_) => {
                 let _ = epoll::delete(&self.epoll, &live.launched.socket);
-                kill(&live.launched);
+                self.kill(slot);
             }
         }
     }
@@ -30,7 +33,15 @@ impl Launcher<'_> {
         let event = match report {
             Report::Built => return self.expect_worker(slot),
             Report::Started => {
+                // Unless it was too late.
+                if !matches!(live.phase, Phase::Starting) {
+                    return;
+                }
                 live.phase = Phase::Running;
+                if matches!(live.timer, Some((_, Due::Birth | Due::Start))) {
+                    self.clear_timer(slot);
+                }
+                let Some(live) = &self.instances[slot] else { return };
                 let pid = live.launched.child.pid.as_raw_nonzero().get().unsigned_abs();
                 Event::Launched { id: live.id.clone(), pid }
             }
@@ -49,7 +60,7 @@ impl Launcher<'_> {
                 return;
             }
         };
-        let setback = live.setback.take();
+        let setback = self.instances[slot].as_mut().and_then(|live| live.setback.take());
         self.tell(&event);
         if let Some(fault) = setback {
             self.warn_of_births(&fault);
@@ -59,30 +70,63 @@ impl Launcher<'_> {
 
     /// An init, and with it every process of its instance, is gone.
     pub(super) fn bury(&mut self, slot: usize) {
-        // What it said last may still be unread.
-        while self.instances[slot].as_ref().is_some_and(has_words) {
-            self.hear(slot);
+        let Some(live) = self.instances[slot].as_ref().filter(|live| live.is_there()) else {
+            return;
+        };
+        // What it said last may still be unread, and is all that tells how its worker ended.
+        for report in wire::last_words(&live.launched.socket, &mut self.buffer) {
+            // There is nothing to fork a worker for.
+            if !matches!(report, Report::Built) {
+                self.note(slot, report);
+            }
         }
         self.end_birth(slot);
+        self.clear_timer(slot);
         let Some(live) = &mut self.instances[slot] else { return };
         let _ = epoll::delete(&self.epoll, &live.launched.socket);
         let _ = epoll::delete(&self.epoll, &live.launched.child.pidfd);
         let status = collect(&live.launched.child);
         live.ended_at = sys::now();
-        if let Some(kill_at) = live.kill_at.take() {
-            self.deadlines.remove(&(kill_at, slot));
-        }
-        self.slots.remove(&live.id);
+        let status = live.status.unwrap_or(status);
         self.ended.push_back((live.ended_at, slot));
+        self.tell_end(slot, status);
+    }
+
+    /// Lets nobody wait any longer for an instance that was killed and does not end: a process of it
+    /// is held up in the kernel. Its slot, and so its user and its groups, stay taken until it is
+    /// gone; then they are released as ever.
+    pub(super) fn give_up(&mut self, slot: usize) {
+        let Some(live) = &self.instances[slot] else { return };
+        let (id, seconds) = (live.id.clone(), self.end_patience.as_secs_f32());
+        self.tell(&Event::Warning(format!(
+            "`{id}` was killed {seconds} s ago and does not end, because a process of it is held up \
+             in the kernel; what it holds is free again once it ends"
+        )));
+        self.tell_end(slot, Status::Unknown);
+        if let Some(live) = &mut self.instances[slot] {
+            live.is_given_up = true;
+            let event = live.release(libc::ETIMEDOUT);
+            self.tell(&event);
+        }
+    }
+
+    /// Tells the daemon, once, that an instance has ended.
+    fn tell_end(&mut self, slot: usize, status: Status) {
+        let Some(live) = self.instances[slot].as_mut().filter(|live| !live.is_given_up) else {
+            return;
+        };
+        if self.slots.get(&live.id) == Some(&slot) {
+            self.slots.remove(&live.id);
+        }
         let mut events = Vec::new();
-        if let Attaching::Asked(request) = live.attaching {
+        if let Attaching::Asked(request) = std::mem::replace(&mut live.attaching, Attaching::Done) {
             let fault = Fault::new("attach to what has ended", libc::ESRCH);
             events.push(Event::Attached { request, result: Err(fault) });
         }
         if matches!(live.phase, Phase::Running) {
             events.push(Event::Ended {
                 id: live.id.clone(),
-                status: live.status.unwrap_or(status),
+                status,
                 out_of_memory: live.launched.group.is_out_of_memory(),
             });
         }
@@ -105,22 +149,28 @@ impl Launcher<'_> {
                 live.id
             )));
         }
-        let event = match live.phase {
-            Phase::Running => Event::Released { id: live.id },
-            Phase::Failed(fault) => Event::LaunchFailed { id: live.id, fault },
-            Phase::Starting => Event::LaunchFailed {
-                id: live.id,
-                fault: Fault::new("start the instance: it was killed", libc::ECHILD),
-            },
-        };
-        self.tell(&event);
+        if !live.is_given_up {
+            self.tell(&live.release(libc::ECHILD));
+        }
     }
 }
 
-fn has_words(live: &Live) -> bool {
-    let mut ready = [PollFd::new(&live.launched.socket, PollFlags::IN)];
-    let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut ready, Some(&zero)).is_ok()
-        && ready[0].revents().contains(PollFlags::IN)
-        && !ready[0].revents().contains(PollFlags::HUP)
+impl Live {
+    /// Whether it has not been buried.
+    pub(super) fn is_there(&self) -> bool {
+        self.ended_at.is_zero()
+    }
+
+    /// The last that the daemon hears of it. The error is for one that was killed before it started.
+    fn release(&self, errno: i32) -> Event {
+        let id = self.id.clone();
+        match &self.phase {
+            Phase::Running => Event::Released { id },
+            Phase::Failed(fault) => Event::LaunchFailed { id, fault: fault.clone() },
+            Phase::Starting => {
+                let fault = Fault::new("start the instance: it was killed", errno);
+                Event::LaunchFailed { id, fault }
+            }
+        }
+    }
 }

@@ -56,16 +56,16 @@ pub(crate) fn daemon(directory: &str) -> ExitCode {
 }
 
 /// A daemon that runs.
-struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
-    directory: Directory,
-    launcher: u32,
-    instances: Vec<u32>,
+    pub(crate) directory: Directory,
+    pub(crate) launcher: u32,
+    pub(crate) instances: Vec<u32>,
     owner: String,
 }
 
 impl Daemon {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let directory = Directory::new();
         let mut child = Command::new("/proc/self/exe")
             .arg("__drill")
@@ -82,9 +82,17 @@ impl Daemon {
         Self { child, launcher, instances: pids.collect(), directory, owner }
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().expect("kill");
         self.child.wait().expect("wait");
+    }
+}
+
+impl Drop for Daemon {
+    /// Also after a failure: what it started would keep this program's output open.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -109,6 +109,10 @@ impl Lab {
         Ok(lab)
     }
 
+    pub(crate) fn has_zygote(&self) -> bool {
+        self.zygote.is_some()
+    }
+
     /// Waits until workers are forked.
     pub(crate) async fn forks(&self) {
         self.forks_like(&self.spec(&id("trial"), &[])).await;

@@ -5,6 +5,7 @@
 
 mod conformance;
 mod drills;
+mod ends;
 mod escape;
 mod lab;
 mod limits;
@@ -58,12 +59,17 @@ fn main() -> ExitCode {
         limits::TESTS,
         network::TESTS,
         drills::OF_WORKERS,
+        ends::OF_WORKERS,
         shared::TESTS,
     ]
     .concat();
-    let others = [probe::TESTS, drills::TESTS].concat();
+    let others = [probe::TESTS, drills::TESTS, ends::OF_STARTED].concat();
     let started = of_workers.iter().chain(&others).map(|test| (test, Way::Started));
-    let forked = of_workers.iter().chain(zygote::TESTS).map(|test| (test, Way::Forked));
+    let forked = of_workers
+        .iter()
+        .chain(zygote::TESTS)
+        .chain(ends::OF_FORKED)
+        .map(|test| (test, Way::Forked));
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for ((name, test), way) in started.chain(forked).filter(|(test, _)| is_chosen(test)) {
         match run(name, *test, way) {
