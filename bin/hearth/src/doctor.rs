@@ -1,6 +1,14 @@
 //! `hearth doctor`: what this machine supports, and what to do about the rest.
 
-use crate::exit::{Failure, Fatal};
+use adapter_sandbox::{Config, Finding, SandboxAdapter};
+use model::Network;
+
+use crate::{
+    exit::{Failure, Fatal},
+    parts,
+    state::{self, OwnedDirectory},
+    trial,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,7 +28,17 @@ pub(crate) struct Arguments {
 
 /// Runs before there is any thread: some things are found out by forking.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let probe = adapter_sandbox::probe();
+    let mut probe = adapter_sandbox::probe();
+    let tried = probe.is_enough().then(try_one);
+    probe.findings.extend(tried.as_ref().map(|tried| Finding {
+        what: "an instance",
+        is_found: tried.is_ok(),
+        detail: tried.as_ref().err().map(|error| format!("{error:#}")).unwrap_or_default(),
+        gives: "what is said above is enough: one was launched, given code, and ended",
+        remedy: "tell us what it says here; until then `--adapter process` runs functions without \
+                 isolation",
+    }));
+    let works = matches!(tried, Some(Ok(())));
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&probe)?);
     } else {
@@ -36,10 +54,23 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             }
         }
     }
-    if probe.is_enough() {
+    if works {
         return Ok(());
     }
     let message =
         "the adapter `sandbox` cannot run here; `--adapter process` can, without isolation";
     Err(Fatal::new(Failure::Unavailable, message).into())
+}
+
+/// Does what a daemon does at its start, but for the host's network, which stays as it is.
+fn try_one() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let own = OwnedDirectory::create(&state::runtime_parent())?;
+        let config = Config { is_trial: true, ..parts::sandbox_config(None) };
+        let adapter = SandboxAdapter::start(config).await?;
+        let tried = trial::run(&adapter, &own.subdirectory("trial")?, Network::None).await;
+        adapter.shutdown().await;
+        Ok(tried?)
+    })
 }

@@ -4,6 +4,7 @@
 mod commands;
 mod doctor;
 mod exit;
+mod first;
 mod output;
 mod parts;
 mod runtimes;
@@ -11,6 +12,7 @@ mod serve;
 mod source;
 mod state;
 mod supervisor;
+mod trial;
 mod up;
 
 use std::process::ExitCode;
@@ -56,6 +58,9 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return exit::usage(error, Arguments::command()),
     };
+    if first::is_first() && matches!(arguments.command, Command::Up(_) | Command::Serve(_)) {
+        return first::main();
+    }
     let verbosity = arguments.verbose;
     if !matches!(arguments.command, Command::Up(_)) {
         telemetry::start_logging(Format::Text, verbosity).expect("nothing has logged yet");

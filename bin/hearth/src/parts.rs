@@ -23,6 +23,7 @@ use crate::{
     output,
     runtimes::{Interpreter, Runtime, SYSTEM_PATH},
     state::{self, OwnedDirectory},
+    trial,
 };
 
 /// The hidden first argument that makes the program a sandbox launcher.
@@ -151,6 +152,13 @@ pub(crate) enum Chosen {
     Process(Arc<ProcessAdapter>),
 }
 
+/// How the sandbox is set up on this machine.
+pub(crate) fn sandbox_config(memory_reserve: Option<u64>) -> adapter_sandbox::Config {
+    let launcher = vec!["/proc/self/exe".into(), LAUNCHER.into()];
+    let state = state::runtime_parent().join("sandbox");
+    adapter_sandbox::Config { memory_reserve, ..adapter_sandbox::Config::new(state, launcher) }
+}
+
 /// How workers are spoken to, through sockets in a directory.
 pub(crate) fn worker_config(sockets: &OwnedDirectory) -> anyhow::Result<WorkerConfig> {
     Ok(WorkerConfig {
@@ -199,23 +207,38 @@ impl Chosen {
                 Ok(Self::Process(Arc::new(adapter)))
             }
             AdapterName::Sandbox => {
-                let state = state::runtime_parent().join("sandbox");
-                let launcher = vec!["/proc/self/exe".into(), LAUNCHER.into()];
-                let config = adapter_sandbox::Config {
-                    memory_reserve,
-                    ..adapter_sandbox::Config::new(state, launcher)
-                };
-                let adapter = LastingSandboxAdapter::start(config).await.map_err(|error| {
-                    let message = format!(
-                        "no sandbox on this machine: {:#}; `hearth doctor` says what is missing, \
-                         `--adapter process` runs functions without isolation",
-                        anyhow::Error::new(error)
-                    );
-                    Fatal::new(Failure::Unavailable, message)
-                })?;
+                let started = LastingSandboxAdapter::start(sandbox_config(memory_reserve)).await;
+                let adapter = started.map_err(trial::failure)?;
                 Ok(Self::Sandbox(Arc::new(adapter)))
             }
         }
+    }
+
+    /// The network that instances get, once one instance with it has been launched: a machine
+    /// where none works is found out before anybody is promised anything.
+    pub(crate) async fn prove(
+        &self,
+        own: &OwnedDirectory,
+        asked: Option<Network>,
+    ) -> anyhow::Result<Network> {
+        let proven = self.try_prove(own, asked).await;
+        if proven.is_err() {
+            self.shut_down().await;
+        }
+        proven
+    }
+
+    async fn try_prove(
+        &self,
+        own: &OwnedDirectory,
+        asked: Option<Network>,
+    ) -> anyhow::Result<Network> {
+        let network = self.network(asked)?;
+        if let Self::Sandbox(adapter) = self {
+            let tried = trial::run(&**adapter, &own.subdirectory("trial")?, network).await;
+            tried.map_err(trial::failure)?;
+        }
+        Ok(network)
     }
 
     pub(crate) fn name(&self) -> AdapterName {

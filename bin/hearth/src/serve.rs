@@ -126,17 +126,14 @@ async fn serve(arguments: Arguments, stop: &CancellationToken) -> anyhow::Result
     let telemetry = Telemetry(arguments.telemetry.clone());
     let host_config = host_config(&arguments)?;
 
-    let prepared = tokio::select! {
-        () = stop.cancelled() => return Ok(()),
-        prepared = prepare(&arguments, &data, &telemetry) => prepared?,
-    };
     let adapter = Chosen::start(arguments.adapter, &data, None).await?;
-    let network = match adapter.network(arguments.network) {
-        Ok(network) => network,
-        Err(error) => {
+    let network = adapter.prove(&data, arguments.network).await?;
+    let prepared = tokio::select! {
+        () = stop.cancelled() => {
             adapter.shut_down().await;
-            return Err(error);
+            return Ok(());
         }
+        prepared = prepare(&arguments, &data, &telemetry) => prepared?,
     };
     let engine = Engine::new(
         adapter.adapter(),

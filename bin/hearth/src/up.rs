@@ -62,22 +62,16 @@ async fn up(settings: Settings, stop: &CancellationToken) -> anyhow::Result<()> 
     let _lock = DataLock::take(&data)?;
     let token = Token::load_or_create(&data.join("token"))?;
     let spans = spans_from_environment()?;
+    let own = OwnedDirectory::create(&data.join("run"))?;
+    let sockets = OwnedDirectory::create(&state::runtime_parent())?;
+    let adapter = Chosen::start(settings.adapter, &own, settings.memory_reserve).await?;
+    let network = adapter.prove(&own, settings.network).await?;
     let listen = settings.listen;
     let server = Server::bind(listen, ServerLimits { head_timeout: HEAD_TIMEOUT, ..limits() })
         .await
         .with_context(|| format!("could not listen on {listen}"))?;
     let address = server.address()?;
 
-    let own = OwnedDirectory::create(&data.join("run"))?;
-    let sockets = OwnedDirectory::create(&state::runtime_parent())?;
-    let adapter = Chosen::start(settings.adapter, &own, settings.memory_reserve).await?;
-    let network = match adapter.network(settings.network) {
-        Ok(network) => network,
-        Err(error) => {
-            adapter.shut_down().await;
-            return Err(error);
-        }
-    };
     let switchboard = Switchboard::default();
     let metrics = Arc::new(Metrics::new(VERSION));
     let languages = Languages::new(

@@ -66,6 +66,9 @@ pub struct Config {
     /// How long an instance that was killed may take to be gone. Then nobody waits for it any more:
     /// the kernel can keep a process for as long as a disk or a file server does not answer.
     pub end_patience: Duration,
+    /// Whether it is only tried if instances work: the host's network then stays as it is, and
+    /// instances have none of it.
+    pub is_trial: bool,
 }
 
 impl Config {
@@ -78,6 +81,7 @@ impl Config {
             network_stock: 2,
             memory_reserve: None,
             end_patience: Duration::from_secs(10),
+            is_trial: false,
         }
     }
 }
@@ -149,6 +153,7 @@ impl SandboxAdapter {
         let settings = Settings {
             state: config.state,
             end_patience,
+            is_trial: config.is_trial,
             network_range: config.network_range,
             network_stock: config.network_stock,
             memory_reserve: config.memory_reserve,

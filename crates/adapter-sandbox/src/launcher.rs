@@ -29,6 +29,7 @@ use model::{InstanceId, LaunchSpec, Limits, Usage};
 use rustix::{
     event::{Timespec, epoll},
     process::{Signal, WaitIdStatus, pidfd_send_signal},
+    thread::UnshareFlags,
 };
 
 use crate::{
@@ -225,6 +226,10 @@ impl<'a> Launcher<'a> {
         groups.clear();
         let memory = groups.confine(setup::memory_of_machine(), settings.memory_reserve);
         let is_root = setup::is_root();
+        // Not before: owners meet in the host's network.
+        if settings.is_trial && is_root {
+            sys::unshare(UnshareFlags::NEWNET).step("leave the host's network")?;
+        }
         if !is_root {
             setup::become_root_of_own_namespace().step("make a user namespace")?;
         }

@@ -8,7 +8,10 @@ use std::{
     io,
     os::{
         linux::net::SocketAddrExt,
-        unix::net::{SocketAddr, UnixListener, UnixStream},
+        unix::{
+            fs::MetadataExt,
+            net::{SocketAddr, UnixListener, UnixStream},
+        },
     },
     path::{Path, PathBuf},
 };
@@ -40,6 +43,11 @@ impl Owner {
         fs::create_dir_all(&directory)?;
         let lock = File::create(directory.join("lock"))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        // An owner that has just ended has removed its file, whose lock then means nothing.
+        let (there, ours) = (fs::metadata(directory.join("lock"))?, lock.metadata()?);
+        if (there.dev(), there.ino()) != (ours.dev(), ours.ino()) {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
         Ok(Self { number, directory, _lock: lock, _name: name })
     }
 }

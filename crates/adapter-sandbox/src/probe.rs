@@ -47,11 +47,16 @@ pub struct Finding {
 impl Probe {
     /// Whether instances can be made at all.
     pub fn is_enough(&self) -> bool {
+        self.lacking().next().is_none()
+    }
+
+    /// What is missing without which no instance can be made.
+    pub fn lacking(&self) -> impl Iterator<Item = &Finding> {
         let needed = |finding: &&Finding| {
             finding.what.ends_with("namespaces")
                 || matches!(finding.what, "private /proc" | "seccomp")
         };
-        self.findings.iter().filter(needed).all(|finding| finding.is_found)
+        self.findings.iter().filter(needed).filter(|finding| !finding.is_found)
     }
 }
 

@@ -64,6 +64,7 @@ pub(crate) struct Settings {
     /// How much of the host's memory no instance may have; unset is the usual share.
     pub(crate) memory_reserve: Option<u64>,
     pub(crate) end_patience: std::time::Duration,
+    pub(crate) is_trial: bool,
 }
 
 /// From the launcher to the daemon.

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::{
     Test,
     drills::{self, is_alive},
-    lab::{Lab, Outcome, children, config, id, is_root, until},
+    lab::{Lab, Outcome, children, config, id, is_root, status, until},
 };
 
 /// Those that may end otherwise for workers that are forked.
@@ -275,6 +275,11 @@ async fn an_exit_status_survives_an_unread_order(lab: Lab) -> Outcome {
         signal(lab.launcher, Signal::STOP);
         signal(worker, Signal::TERM);
         until("the worker ends", || !is_alive(worker)).await;
+        until("its init could know", || {
+            let pending = u64::from_str_radix(&status(init, "ShdPnd"), 16).expect("a set");
+            pending & (1 << (Signal::CHILD.as_raw() - 1)) != 0
+        })
+        .await;
         signal(init, Signal::CONT);
         until("its init ends", || !is_alive(init)).await;
         signal(lab.launcher, Signal::CONT);
