@@ -50,7 +50,7 @@ impl Pool {
             // If it is starved again, it is at the end now.
             let is_starved = self.starved.back() == Some(&service);
             if is_starved && self.places(service) == before {
-                // It goes back to where it was, and nobody behind it finds room either.
+                // It stays first of its like, and nobody with more finds room either.
                 self.starved.rotate_right(1);
                 return;
             }
