@@ -5,8 +5,8 @@
 //! └──────────── fails: what served before serves on ────────────┘
 //! ```
 //!
-//! Of one function's deployments only the newest is wanted: one that came earlier is given up, unless
-//! it is about to serve. Only what has something to build waits for a place among the builds.
+//! Of one function's deployments the newest is wanted: one that came earlier is given up if it does
+//! not serve soon. Only what has something to build waits for a place among the builds.
 
 use std::{
     fs::{self, File},
@@ -40,6 +40,9 @@ const EVENTS: usize = 1024;
 
 /// Why a deployment failed that its deployer gave up.
 const CANCELLED: &str = "it was cancelled";
+
+/// How much longer a deployment may take once a newer one of its function waits for it.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A source that has been received.
 pub(crate) struct Upload {
@@ -97,6 +100,8 @@ struct Wanted {
     turn: Arc<Turn>,
     number: u64,
     newest: watch::Receiver<u64>,
+    /// Since when it is known that a newer one came.
+    replaced_since: Option<Instant>,
     removals: watch::Receiver<u64>,
     stop: CancellationToken,
     /// Once its deployer does not want it any more.
@@ -104,7 +109,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    /// Those that came earlier are not wanted any more.
+    /// Those that came earlier are not wanted for long any more.
     fn begin(turn: Arc<Turn>, stop: CancellationToken, cancelled: CancellationToken) -> Self {
         let mut number = 0;
         turn.newest.send_modify(|newest| {
@@ -113,7 +118,7 @@ impl Wanted {
         });
         // A removal that was asked for earlier has its turn first.
         let (newest, removals) = (turn.newest.subscribe(), turn.removals.subscribe());
-        Self { turn, number, newest, removals, stop, cancelled }
+        Self { turn, number, newest, replaced_since: None, removals, stop, cancelled }
     }
 
     /// Does what may take minutes only as long as it is wanted.
@@ -121,15 +126,19 @@ impl Wanted {
         &mut self,
         work: impl Future<Output = Result<T, String>>,
     ) -> Result<T, String> {
-        let number = self.number;
+        let Self { number, newest, replaced_since, removals, stop, cancelled, .. } = self;
+        let is_replaced = async {
+            // The sender lives in the turn, so this cannot fail.
+            let _ = newest.wait_for(|newest| newest > number).await;
+            let since = *replaced_since.get_or_insert_with(Instant::now);
+            tokio::time::sleep_until(since + PATIENCE).await;
+        };
         tokio::select! {
             biased;
-            Ok(()) = self.removals.changed() => Err("the function was removed meanwhile".into()),
-            Ok(_) = self.newest.wait_for(|newest| *newest > number) => {
-                Err("a newer deployment of the function came meanwhile".into())
-            }
-            () = self.cancelled.cancelled() => Err(CANCELLED.into()),
-            () = self.stop.cancelled() => Err("the daemon was stopped meanwhile".into()),
+            Ok(()) = removals.changed() => Err("the function was removed meanwhile".into()),
+            () = is_replaced => Err("a newer deployment of the function came meanwhile".into()),
+            () = cancelled.cancelled() => Err(CANCELLED.into()),
+            () = stop.cancelled() => Err("the daemon was stopped meanwhile".into()),
             outcome = work => outcome,
         }
     }

@@ -101,7 +101,8 @@ pub(crate) struct Turn {
     pub(crate) lock: tokio::sync::Mutex<()>,
     /// Places for deployments of this function that are under way or wait.
     pub(crate) deployments: Arc<Semaphore>,
-    /// The number of the last deployment that came. Whoever has a smaller one need not go on.
+    /// The number of the last deployment that came. Whoever has a smaller one need not go on for
+    /// long.
     pub(crate) newest: watch::Sender<u64>,
     /// How often somebody wanted the function removed: whoever deploys it meanwhile need not go on.
     pub(crate) removals: watch::Sender<u64>,
