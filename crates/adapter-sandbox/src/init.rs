@@ -21,6 +21,7 @@ use rustix::{
 };
 
 use crate::{
+    allowance::{self, Allowance},
     fault::{Fault, Step},
     mounts::{attach, detached_copy},
     priority,
@@ -49,6 +50,7 @@ pub(crate) struct Plan {
     /// Whether its network namespace is new and nobody has set it up.
     pub(crate) raise_loopback: bool,
     pub(crate) filters: Rc<Filters>,
+    pub(crate) allowance: Allowance,
     pub(crate) worker: Worker,
     /// Whether a zygote is to fork the worker, if it can.
     pub(crate) waits_for_zygote: bool,
@@ -138,6 +140,9 @@ impl Init<'_> {
         attach(&self.plan.root, Path::new("/mnt")).step("mount the root")?;
         let flags =
             MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        self.plan.allowance.limit().step("set resource limits")?;
+        // Where they cannot be written, `weaknesses` says so.
+        let _ = self.plan.allowance.write().and_then(|()| allowance::forbid_namespaces());
         // While the launcher's /proc is in sight, without which the kernel would refuse.
         mount("proc", "/mnt/proc", "proc", flags, None).step("mount /proc")?;
         enter("/mnt").step("enter the root")?;

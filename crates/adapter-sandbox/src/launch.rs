@@ -14,8 +14,10 @@ use rustix::{
 };
 
 use crate::{
+    allowance::Allowance,
     cgroup::{Entrance, Group, Groups},
     fault::{Fault, Step},
+    ids,
     init::{self, Plan, USER},
     mounts::{READ_ONLY, detached_copy},
     network::{Lease, Networks},
@@ -40,6 +42,8 @@ pub(crate) struct Workshop {
     pub(crate) groups: Groups,
     pub(crate) networks: Networks,
     pub(crate) filters: Rc<Filters>,
+    /// What each instance may take of what the kernel counts for a user.
+    pub(crate) allowance: Allowance,
     /// The host's ids for instances, one each. None without root: all are then the user itself.
     pub(crate) first_user: Option<u32>,
 }
@@ -91,10 +95,11 @@ impl Workshop {
             limits: spec.limits.clone(),
             raise_loopback: spec.network == Network::None && lease.is_none(),
             filters: Rc::clone(&self.filters),
+            allowance: self.allowance,
             worker,
             waits_for_zygote,
         };
-        let forked = self.fork(&plan, v2.as_ref(), spec.network, lease.as_ref());
+        let forked = self.fork(&plan, user, v2.as_ref(), spec.network, lease.as_ref());
         let started = forked.and_then(|(child, socket)| {
             introduce(&child, &socket, user).inspect_err(|_| discard(&child))?;
             Ok((child, socket))
@@ -115,6 +120,7 @@ impl Workshop {
     fn fork(
         &self,
         plan: &Plan,
+        user: Option<u32>,
         group: Option<&OwnedFd>,
         network: Network,
         lease: Option<&Lease>,
@@ -124,7 +130,8 @@ impl Workshop {
             (Network::None, None) => NAMESPACES | libc::CLONE_NEWNET,
             _ => NAMESPACES,
         };
-        let fork = || match sys::clone3(flags, group.map(AsFd::as_fd))? {
+        let clone = || sys::clone3(flags, group.map(AsFd::as_fd));
+        let fork = || match ids::owned_by(user, clone)? {
             Some(child) => Ok(child),
             None => init::run(plan, &theirs),
         };

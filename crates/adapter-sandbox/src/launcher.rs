@@ -33,8 +33,10 @@ use rustix::{
 };
 
 use crate::{
+    allowance::Allowance,
     cgroup::Groups,
     fault::{Fault, Step},
+    ids::{self, USERS_OF_AN_OWNER},
     launch::{Launched, Workshop, show_artifact},
     nameservers::Nameservers,
     network::Networks,
@@ -59,11 +61,6 @@ pub(crate) use setup::{ABSTRACT_SOCKETS, is_root};
 
 /// The descriptor of the socket to the daemon.
 const DAEMON: i32 = 3;
-
-/// The first id on the host that an instance may be. Far above what distributions give to users,
-/// to containers (`/etc/subuid`) and to systemd's dynamic services.
-const FIRST_USER: u32 = 0x7000_0000;
-const USERS_OF_AN_OWNER: u32 = 1 << 16;
 
 /// Without an event for this long nobody seems to be in a hurry, and networks may be made, each of
 /// which keeps the launcher busy for about as long.
@@ -230,9 +227,14 @@ impl<'a> Launcher<'a> {
         if settings.is_trial && is_root {
             sys::unshare(UnshareFlags::NEWNET).step("leave the host's network")?;
         }
-        if !is_root {
-            setup::become_root_of_own_namespace().step("make a user namespace")?;
-        }
+        let allowance = if is_root {
+            ids::keep_capabilities().step("keep the launcher's capabilities")?;
+            // The maximum of each instance's user.
+            Allowance::OWN.limit().step("set resource limits")?;
+            Allowance::OWN
+        } else {
+            setup::become_root_of_own_namespace().step("make a user namespace")?
+        };
         let place = owner.directory.join("bare");
         setup::make_directory(&place).step("make a directory")?;
         let views = Views::enter(&place).step("make a mount namespace")?;
@@ -245,7 +247,8 @@ impl<'a> Launcher<'a> {
             templates: Templates::new(roots, nameservers),
             groups,
             filters: Rc::new(Filters::new()),
-            first_user: is_root.then(|| FIRST_USER + owner.number * USERS_OF_AN_OWNER),
+            allowance,
+            first_user: is_root.then(|| ids::first_user(owner.number)),
         };
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).step("make an epoll instance")?;
         let signals = sys::child_signals().step("listen for signals")?;

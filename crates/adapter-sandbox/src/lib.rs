@@ -18,9 +18,11 @@
 //! Not here: images, layers, or anything that outlives the daemon.
 
 mod adapter;
+mod allowance;
 mod cgroup;
 mod fault;
 mod firewall;
+mod ids;
 mod init;
 mod lasting;
 mod launch;
@@ -42,6 +44,7 @@ mod worker;
 mod zygote;
 
 pub use adapter::{Config, SandboxAdapter};
+pub use ids::ARTIFACT_OWNER;
 pub use lasting::LastingSandboxAdapter;
 pub use launcher::launcher_main;
 pub use probe::{Finding, Probe, probe};

@@ -14,6 +14,7 @@ use rustix::{
 use serde::Serialize;
 
 use crate::{
+    allowance,
     cgroup::Groups,
     firewall::Firewall,
     launcher::{ABSTRACT_SOCKETS, is_root},
@@ -82,6 +83,7 @@ pub fn probe() -> Probe {
         finding(what, tried.map(|()| String::new()), gives, NAMESPACES_REMEDY)
     }));
     findings.extend(mounts());
+    findings.push(counters());
     findings.push(seccomp());
     findings.extend(groups());
     findings.push(sockets());
@@ -109,6 +111,17 @@ fn root() -> Finding {
         tried,
         "each instance is another user of the host; networks with outbound access",
         "run as root, or do without: `serve` lists what is weaker",
+    )
+}
+
+fn counters() -> Finding {
+    let whose = if is_root() { "for each instance" } else { "shared: half of this user's" };
+    finding(
+        "limits of what is counted for users",
+        allowance::can_be_written().map(|()| whose.into()),
+        "an instance cannot take all inotify watches, queued signals or message queues",
+        "mount /proc with a writable /proc/sys (Docker: --privileged); otherwise one instance can \
+         take all inotify instances and watches of its user",
     )
 }
 

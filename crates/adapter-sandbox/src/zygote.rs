@@ -25,6 +25,7 @@ use rustix::{
 };
 
 use crate::{
+    allowance::Allowance,
     fault::{Fault, Step},
     init::enter,
     launch::Workshop,
@@ -262,7 +263,8 @@ impl Process {
         let fork = || match sys::clone3(libc::CLONE_NEWNS, None)? {
             Some(child) => Ok(child),
             None => {
-                let Err(fault) = become_zygote(&root, &theirs, &arguments, has_weight);
+                let allowance = &workshop.allowance;
+                let Err(fault) = become_zygote(&root, &theirs, &arguments, allowance, has_weight);
                 eprintln!("hearth: a zygote: {fault}");
                 sys::exit(127)
             }
@@ -322,6 +324,7 @@ fn become_zygote(
     root: &OwnedFd,
     socket: &OwnedFd,
     arguments: &[CString],
+    allowance: &Allowance,
     has_weight: bool,
 ) -> Result<std::convert::Infallible, Fault> {
     let program = arguments.first().ok_or_else(|| Fault::new("run no program", libc::EINVAL))?;
@@ -333,8 +336,12 @@ fn become_zygote(
     priority::step_back(has_weight).step("step back behind the host")?;
     attach(root, std::path::Path::new("/mnt")).step("mount the root")?;
     enter("/mnt").step("enter the root")?;
+    allowance.limit().step("set resource limits")?;
     worker::lower(Resource::Core, NO_CORE).step("set resource limits")?;
-    let others = CapabilitySet::from_bits_retain(!CapabilitySet::SYS_ADMIN.bits());
+    // What it takes to enter the namespaces of an init that another user owns: to be allowed to look
+    // at it, and to change one's root.
+    let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_PTRACE | CapabilitySet::SYS_CHROOT;
+    let others = CapabilitySet::from_bits_retain(!needed.bits());
     drop_from_bounding_set(others).step("drop capabilities")?;
     rustix::thread::set_no_new_privs(true).step("renounce new privileges")?;
     sys::reset_signals();

@@ -8,6 +8,7 @@ use rustix::{
 };
 
 use crate::{
+    allowance::{self, Allowance},
     cgroup::Groups,
     fault::{Fault, Step},
     firewall,
@@ -58,6 +59,20 @@ pub(super) fn abilities(workshop: &Workshop, memory: io::Result<Option<u64>>) ->
     if workshop.first_user.is_none() {
         weaknesses
             .push("not root: all instances are the same user on the host, with your groups".into());
+        weaknesses.push(
+            "not root: the kernel counts inotify, queued signals and message queues of all \
+             instances for your user: all together may take a half, one an eighth of it; a few \
+             that take it all leave the others nothing. Pages of pipes, epoll watches and \
+             descriptors under way are counted together, too, and nothing divides them"
+                .into(),
+        );
+    }
+    if let Err(error) = allowance::can_be_written() {
+        weaknesses.push(format!(
+            "settings of a user namespace cannot be written ({error}): inotify instances and \
+             watches are limited for {} only, by fs.inotify",
+            if workshop.first_user.is_some() { "each instance's user" } else { "all instances" }
+        ));
     }
     match &no_egress {
         Some(why) => weaknesses.push(format!("no egress network: {why}")),
@@ -103,18 +118,29 @@ fn is_dumped_through_a_pipe() -> bool {
 
 /// Whether the launcher may do everything by itself. Root in a container often may not.
 pub(crate) fn is_root() -> bool {
-    let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::SETUID | CapabilitySet::SETGID;
+    let needed = CapabilitySet::SYS_ADMIN
+        | CapabilitySet::SYS_PTRACE
+        | CapabilitySet::SETUID
+        | CapabilitySet::SETGID
+        | CapabilitySet::SETPCAP;
     let has = rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(needed));
     rustix::process::geteuid().is_root() && has
 }
 
-pub(super) fn become_root_of_own_namespace() -> io::Result<()> {
+/// Also bounds what all instances take of what the kernel counts for the user. Returns what one of
+/// them may take.
+pub(super) fn become_root_of_own_namespace() -> io::Result<Allowance> {
+    let of_all = Allowance::of_all();
+    of_all.limit()?;
     let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     sys::unshare(UnshareFlags::NEWUSER)?;
     // Whoever could leave a group could see what its members are denied.
     fs::write("/proc/self/setgroups", "deny")?;
     fs::write("/proc/self/uid_map", format!("0 {user} 1"))?;
-    fs::write("/proc/self/gid_map", format!("0 {group} 1"))
+    fs::write("/proc/self/gid_map", format!("0 {group} 1"))?;
+    // Where this cannot be written, `weaknesses` says so.
+    let _ = of_all.write();
+    Ok(of_all.of_one())
 }
 
 /// Takes the first free number, and removes what dead owners left behind.

@@ -4,6 +4,7 @@
 //! with `__drill` a daemon that is about to be killed.
 
 mod conformance;
+mod counters;
 mod drills;
 mod ends;
 mod escape;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
     let of_workers = [
         conformance::TESTS,
         world::TESTS,
+        counters::TESTS,
         escape::TESTS,
         limits::TESTS,
         network::TESTS,

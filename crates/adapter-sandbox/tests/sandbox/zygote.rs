@@ -177,7 +177,7 @@ async fn a_zygote_knows_nothing_of_instances(lab: Lab) -> Outcome {
     let mut output = lab.launch(&spec).await;
     assert_eq!(output.line().await, "ready");
     assert_eq!(lab.forked().len(), 1);
-    assert!(status(zygote, "CapBnd").ends_with("0000000000200000"), "only namespaces");
+    assert!(status(zygote, "CapBnd").ends_with("00000000002c0000"), "only namespaces");
     assert_eq!(status(zygote, "CapEff"), status(zygote, "CapBnd"));
     assert_eq!(status(zygote, "NoNewPrivs"), "1");
     if is_root() {
