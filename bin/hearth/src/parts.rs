@@ -28,8 +28,6 @@ use crate::{
 
 /// The hidden first argument that makes the program a sandbox launcher.
 pub(crate) const LAUNCHER: &str = "__launcher";
-/// Who functions run as inside a sandbox, and so who owns their code.
-pub(crate) const FUNCTION_USER: u32 = 1000;
 /// How long the code of a function may take to load.
 pub(crate) const BIND_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long running calls may take when the program ends.

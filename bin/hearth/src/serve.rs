@@ -20,8 +20,8 @@ use crate::{
     exit::{Failure, Fatal, complain},
     output,
     parts::{
-        self, AdapterName, BIND_TIMEOUT, Chosen, DRAIN_TIMEOUT, FUNCTION_USER, Signals,
-        parse_cpus_milli, parse_listen, parse_memory, parse_variable, whole, worker_config,
+        self, AdapterName, BIND_TIMEOUT, Chosen, DRAIN_TIMEOUT, Signals, parse_cpus_milli,
+        parse_listen, parse_memory, parse_variable, whole, worker_config,
     },
     runtimes::{Catalogue, Interpreter, Runtime},
     source,
@@ -318,7 +318,8 @@ async fn prepare(
     let installing = Instant::now();
     source::install(&artifact, runtime, &interpreter, source::Output::Terminal).await?;
     if rustix::process::geteuid().is_root() && arguments.adapter == AdapterName::Sandbox {
-        source::give_to(&artifact, FUNCTION_USER).context("could not hand over the code")?;
+        source::give_to(&artifact, adapter_sandbox::ARTIFACT_OWNER)
+            .context("could not hand over the code")?;
     }
     let server = data.path().join("server");
     catalogue

@@ -46,7 +46,7 @@ pub(crate) fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Gives a tree to the user that functions run as, inside a sandbox.
+/// Gives a tree to a user of the host, and to the group of the same number.
 pub(crate) fn give_to(tree: &Path, owner: u32) -> io::Result<()> {
     lchown(tree, Some(owner), Some(owner))?;
     if tree.symlink_metadata()?.is_dir() {

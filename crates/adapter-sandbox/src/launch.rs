@@ -17,6 +17,7 @@ use crate::{
     allowance::Allowance,
     cgroup::{Entrance, Group, Groups},
     fault::{Fault, Step},
+    idmap::IdMaps,
     ids,
     init::{self, Plan, USER},
     mounts::{READ_ONLY, detached_copy},
@@ -44,6 +45,7 @@ pub(crate) struct Workshop {
     pub(crate) filters: Rc<Filters>,
     /// What each instance may take of what the kernel counts for a user.
     pub(crate) allowance: Allowance,
+    pub(crate) id_maps: IdMaps,
     /// The host's ids for instances, one each. None without root: all are then the user itself.
     pub(crate) first_user: Option<u32>,
 }
@@ -53,6 +55,8 @@ pub(crate) struct Launched {
     pub(crate) child: Child,
     pub(crate) socket: OwnedFd,
     pub(crate) group: Group,
+    /// Who it is on the host. None if it is who the launcher is.
+    pub(crate) user: Option<u32>,
     /// What it may use now.
     pub(crate) limits: Limits,
     /// The worker that a zygote is to fork.
@@ -108,13 +112,38 @@ impl Workshop {
             Ok((child, socket)) => {
                 let Plan { worker, groups, limits, .. } = plan;
                 let expected = waits_for_zygote.then_some(Expected { worker, groups, group: v2 });
-                Ok(Launched { child, socket, group, limits, expected })
+                Ok(Launched { child, socket, group, user, limits, expected })
             }
             Err(fault) => {
                 let _ = group.remove();
                 Err(fault)
             }
         }
+    }
+
+    /// An artifact as a mount for an instance that is this user of the host.
+    ///
+    /// # Errors
+    ///
+    /// If it is no directory, or cannot be shown.
+    pub(crate) fn show_artifact(&mut self, path: &Path, user: Option<u32>) -> io::Result<OwnedFd> {
+        if !fs::metadata(path)?.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        if let Some(user) = user {
+            let tree = detached_copy(path)?;
+            let attributes = MountAttributes {
+                set: READ_ONLY,
+                private: true,
+                user_namespace: Some(self.id_maps.get(user)?.as_fd()),
+            };
+            // Not every file system can do this. The files then have no owner that the function
+            // knows.
+            if sys::set_mount_attributes(&tree, attributes).is_ok() {
+                return Ok(tree);
+            }
+        }
+        read_only_copy(path)
     }
 
     fn fork(
@@ -191,28 +220,6 @@ fn read_only_copy(path: &Path) -> io::Result<OwnedFd> {
     let attributes = MountAttributes { set: READ_ONLY, private: true, ..Default::default() };
     sys::set_mount_attributes(&tree, attributes)?;
     Ok(tree)
-}
-
-/// An artifact as a mount for the instance of this user namespace.
-pub(crate) fn show_artifact(path: &Path, child: &Child, is_root: bool) -> io::Result<OwnedFd> {
-    if !fs::metadata(path)?.is_dir() {
-        return Err(io::ErrorKind::NotADirectory.into());
-    }
-    if is_root {
-        let process = format!("/proc/{}/ns/user", child.pid.as_raw_nonzero());
-        let namespace = fs::File::open(process)?;
-        let tree = detached_copy(path)?;
-        let attributes = MountAttributes {
-            set: READ_ONLY,
-            private: true,
-            user_namespace: Some(namespace.as_fd()),
-        };
-        // Not every file system can do this. The files then have no owner that the function knows.
-        if sys::set_mount_attributes(&tree, attributes).is_ok() {
-            return Ok(tree);
-        }
-    }
-    read_only_copy(path)
 }
 
 /// A pipe is opened again through `/dev/stdout`, which only its owner may do.

@@ -36,8 +36,9 @@ use crate::{
     allowance::Allowance,
     cgroup::Groups,
     fault::{Fault, Step},
+    idmap::IdMaps,
     ids::{self, USERS_OF_AN_OWNER},
-    launch::{Launched, Workshop, show_artifact},
+    launch::{Launched, Workshop},
     nameservers::Nameservers,
     network::Networks,
     owner::Owner,
@@ -248,6 +249,7 @@ impl<'a> Launcher<'a> {
             groups,
             filters: Rc::new(Filters::new()),
             allowance,
+            id_maps: IdMaps::default(),
             first_user: is_root.then(|| ids::first_user(owner.number)),
         };
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).step("make an epoll instance")?;
@@ -437,7 +439,6 @@ impl<'a> Launcher<'a> {
         artifact: &Path,
         limits: Box<Limits>,
     ) -> Result<(), Fault> {
-        let is_root = self.workshop.first_user.is_some();
         let slot = self.slots.get(id).copied();
         let live = slot.and_then(|slot| self.instances[slot].as_mut());
         let live = live.ok_or_else(|| Fault::new("attach to what has ended", libc::ESRCH))?;
@@ -445,7 +446,8 @@ impl<'a> Launcher<'a> {
             return Err(Fault::new("attach a second time", libc::EBUSY));
         }
         let step = || format!("attach {}", artifact.display());
-        let tree = show_artifact(artifact, &live.launched.child, is_root).step(step())?;
+        let user = live.launched.user;
+        let tree = self.workshop.show_artifact(artifact, user).step(step())?;
         let changed = (*limits != live.launched.limits).then_some(limits);
         if let Some(limits) = &changed {
             live.launched.group.change(&live.launched.limits, limits).step("change the limits")?;

@@ -22,6 +22,7 @@ mod allowance;
 mod cgroup;
 mod fault;
 mod firewall;
+mod idmap;
 mod ids;
 mod init;
 mod lasting;

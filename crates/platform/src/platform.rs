@@ -174,6 +174,7 @@ impl Platform {
             turns: Mutex::default(),
         });
         platform.store.sweep(&platform.catalog).map_err(artifacts)?;
+        platform.store.discard_foreign(&*platform.workshop).map_err(artifacts)?;
         platform.serve_all()?;
         Ok(platform)
     }

@@ -157,6 +157,27 @@ impl Store {
         Ok(tree)
     }
 
+    /// Removes unpacked artifacts that belong to somebody else than they should. Whoever owned them
+    /// may have changed them, so they are unpacked again when they are needed.
+    pub(crate) fn discard_foreign(&self, workshop: &dyn Workshop) -> Result<(), StoreError> {
+        let places = self.root.join("artifacts");
+        let failed = |source| StoreError::Files { step: "look into", path: places.clone(), source };
+        for entry in fs::read_dir(&places).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if workshop.is_handed_over(&path).map_err(failed)? {
+                continue;
+            }
+            // Under its name a tree is whole: it is renamed before it is taken apart.
+            let scratch = self.scratch();
+            fs::rename(&path, &scratch.0).map_err(|source| StoreError::Files {
+                step: "remove",
+                path,
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
     /// A tree is at its place either as a whole or not at all.
     fn place(
         &self,
@@ -290,6 +311,10 @@ mod tests {
             Ok(())
         }
 
+        fn is_handed_over(&self, tree: &Path) -> io::Result<bool> {
+            Ok(!tree.join("foreign").exists())
+        }
+
         fn template(&self, _: &str, _: Option<Network>) -> Result<Template, WorkshopError> {
             unreachable!("nothing is served")
         }
@@ -337,6 +362,25 @@ mod tests {
             let file = store.tree(pins[0].artifact()).join("index.js");
             assert_eq!(fs::read_to_string(file).expect("there"), text);
         }
+    }
+
+    #[test]
+    fn what_somebody_else_owned_is_unpacked_again() {
+        let place = Place::new("store-foreign");
+        let store = Store::open(&place.0).expect("open");
+        let [foreign, own] = ["foreign", "own"].map(|text| {
+            let (pin, _) = store.keep(&built(&store, text), &NoWorkshop).expect("kept");
+            pin
+        });
+        let changed = store.tree(foreign.artifact());
+        fs::write(changed.join("index.js"), "replaced").expect("written");
+        fs::write(changed.join("foreign"), "").expect("written");
+        store.discard_foreign(&NoWorkshop).expect("discarded");
+        assert!(!changed.exists());
+        assert!(store.tree(own.artifact()).join("index.js").exists());
+        let tree = store.restore(foreign.artifact(), &NoWorkshop).expect("unpacked");
+        assert_eq!(fs::read_to_string(tree.join("index.js")).expect("there"), "foreign");
+        assert!(!tree.join("foreign").exists());
     }
 
     #[test]

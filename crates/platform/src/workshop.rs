@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::{io, path::Path};
 
 use async_trait::async_trait;
 use executor::Template;
@@ -59,6 +59,14 @@ pub trait Workshop: Send + Sync + 'static {
 
     /// Makes a built tree one that instances can use: its owner, for one.
     fn hand_over(&self, tree: &Path) -> Result<(), WorkshopError>;
+
+    /// Whether [`Self::hand_over`], as it is today, has been done with this tree: an older daemon
+    /// may have made it, or one that used another adapter.
+    ///
+    /// # Errors
+    ///
+    /// If the tree cannot be looked at.
+    fn is_handed_over(&self, tree: &Path) -> io::Result<bool>;
 
     /// What instances of a runtime have in common. Equal arguments give equal templates.
     fn template(&self, runtime: &str, network: Option<Network>) -> Result<Template, WorkshopError>;

@@ -2,10 +2,13 @@
 
 use std::{
     collections::HashMap,
+    io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard},
 };
 
+use adapter_sandbox::ARTIFACT_OWNER;
 use anyhow::Context;
 use async_trait::async_trait;
 use executor::Template;
@@ -13,7 +16,7 @@ use model::{Limits, Network};
 use platform::{NotOffered, Plan, Workshop, WorkshopError};
 
 use crate::{
-    parts::{self, AdapterName, Chosen, FUNCTION_USER},
+    parts::{self, AdapterName, Chosen},
     runtimes::{Catalogue, Interpreter, Runtime},
     source::{self, Output},
 };
@@ -158,10 +161,14 @@ impl Workshop for Languages {
 
     fn hand_over(&self, tree: &Path) -> Result<(), WorkshopError> {
         if self.has_users {
-            source::give_to(tree, FUNCTION_USER)
+            source::give_to(tree, ARTIFACT_OWNER)
                 .map_err(|error| WorkshopError(format!("could not hand over the code: {error}")))?;
         }
         Ok(())
+    }
+
+    fn is_handed_over(&self, tree: &Path) -> io::Result<bool> {
+        Ok(!self.has_users || tree.symlink_metadata()?.uid() == ARTIFACT_OWNER)
     }
 
     fn template(&self, runtime: &str, network: Option<Network>) -> Result<Template, WorkshopError> {

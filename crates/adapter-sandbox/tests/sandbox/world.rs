@@ -3,6 +3,7 @@
 use std::{fs, os::unix::fs::chown, os::unix::net::UnixListener};
 
 use adapter::Adapter;
+use adapter_sandbox::ARTIFACT_OWNER;
 use model::{ExitStatus, InstanceSocket, Limits, paths};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -44,7 +45,7 @@ async fn attached_code_is_private_and_writable(lab: Lab) -> Outcome {
     let artifact = lab.artifact();
     if is_root() {
         for path in [artifact.clone(), artifact.join("main.txt")] {
-            chown(path, Some(1000), Some(1000)).expect("give away");
+            chown(path, Some(ARTIFACT_OWNER), Some(ARTIFACT_OWNER)).expect("give away");
         }
     }
     let script = "until test -e src/function/main.txt; do sleep 0.01; done; cd src/function; \
