@@ -1,9 +1,15 @@
 //! What functions see of each other, and of those who called them before: nothing.
 
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, lchown},
+    path::{Path, PathBuf},
+};
+
 use conformance::{
     client::Connection,
     on_each_runtime,
-    platform::{Platform, fixture, is_sandboxed, request},
+    platform::{Platform, Source, fixture, is_sandboxed, request, skip},
     wait,
 };
 use serde_json::Value;
@@ -118,5 +124,55 @@ on_each_runtime! {
         let loud = platform.logged("loud");
         assert!(loud.iter().any(|text| text.starts_with("xxxx")), "{} lines", loud.len());
         assert_eq!(platform.call("quiet", "/").status(), 200);
+    }
+}
+
+/// A tree with everything in it.
+fn all_below(path: &Path) -> Vec<PathBuf> {
+    let mut found = vec![path.to_owned()];
+    if path.symlink_metadata().expect("there").is_dir() {
+        let entries = fs::read_dir(path).expect("a directory");
+        found.extend(entries.flat_map(|entry| all_below(&entry.expect("an entry").path())));
+    }
+    found
+}
+
+#[test]
+fn code_belongs_to_no_person_and_what_a_person_owned_is_not_served() {
+    const PERSON: u32 = 1000;
+    if !is_sandboxed("owners of code") {
+        return;
+    }
+    if fs::metadata("/proc/self").expect("there").uid() != 0 {
+        return skip("owners of code: not root");
+    }
+    let platform = Platform::new();
+    let source = Source::node(
+        "module.exports = (c) => c.res.text('as deployed ' + \
+        require('fs').statSync(__filename).uid)",
+    );
+    platform.deploy("code", source.path(), &[]);
+    let answer = platform.call("code", "/").text();
+    assert_eq!(answer, "as deployed 1000", "inside, the code is the function's own");
+    let artifacts = platform.data().join("artifacts");
+    let trees: Vec<_> =
+        fs::read_dir(&artifacts).expect("there").map(|entry| entry.expect("one").path()).collect();
+    assert_eq!(trees.len(), 1);
+    for path in all_below(&trees[0]) {
+        let owner = path.symlink_metadata().expect("there");
+        assert!(owner.uid() >= 0x7000_0000, "{} of {}", path.display(), owner.uid());
+    }
+
+    // As an older version left it, and a person then changed it.
+    platform.kill();
+    for path in all_below(&trees[0]) {
+        lchown(&path, Some(PERSON), Some(PERSON)).expect("given away");
+    }
+    fs::write(trees[0].join("index.js"), "module.exports = (c) => c.res.text('replaced')")
+        .expect("written");
+    platform.restart();
+    assert_eq!(platform.call("code", "/").text(), "as deployed 1000");
+    for path in all_below(&artifacts).into_iter().skip(1) {
+        assert_ne!(path.symlink_metadata().expect("there").uid(), PERSON, "{}", path.display());
     }
 }
