@@ -6,7 +6,7 @@
 use std::{
     ffi::CString,
     fs, io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::Path,
     rc::Rc,
 };
@@ -25,6 +25,7 @@ use crate::{
     fault::{Fault, Step},
     mounts::{attach, detached_copy},
     priority,
+    root::{self, Root},
     seccomp::Filters,
     sys,
     wire::{self, Order, Report, Status},
@@ -38,8 +39,7 @@ pub(crate) const USER: u32 = 1000;
 
 /// What an init needs, prepared while the launcher could still refuse.
 pub(crate) struct Plan {
-    /// The instance's root, as a detached copy of its template.
-    pub(crate) root: OwnedFd,
+    pub(crate) root: Root,
     /// The directory of its socket, detached.
     pub(crate) socket: Option<OwnedFd>,
     /// Its groups on cgroup v1, opened for joining.
@@ -81,8 +81,15 @@ struct Init<'a> {
     plan: &'a Plan,
     launcher: &'a OwnedFd,
     buffer: Vec<u8>,
-    /// Where the overlay keeps changes: the upper and the work directory. Gone after the attach.
-    places: Option<(OwnedFd, OwnedFd)>,
+    places: Option<Places>,
+}
+
+/// Directories for overlays over the function's code. Gone after the attach.
+struct Places {
+    /// Where changes are kept.
+    upper: OwnedFd,
+    work: OwnedFd,
+    empty: OwnedFd,
 }
 
 impl Init<'_> {
@@ -130,22 +137,23 @@ impl Init<'_> {
 
     fn close_foreign(&self) {
         let plan = self.plan;
-        let mut kept = vec![self.launcher.as_fd(), plan.root.as_fd()];
+        let mut kept = vec![self.launcher.as_fd()];
+        kept.extend(plan.root.descriptors());
         kept.extend(plan.socket.as_ref().map(AsFd::as_fd));
         kept.extend(plan.worker.output.as_ref().map(AsFd::as_fd));
         sys::close_all_but(&kept);
     }
 
     fn build(&mut self) -> Result<(), Fault> {
-        attach(&self.plan.root, Path::new("/mnt")).step("mount the root")?;
+        let root = self.plan.root.assemble()?;
         let flags =
             MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         self.plan.allowance.limit().step("set resource limits")?;
         // Where they cannot be written, `weaknesses` says so.
         let _ = self.plan.allowance.write().and_then(|()| allowance::forbid_namespaces());
         // While the launcher's /proc is in sight, without which the kernel would refuse.
-        mount("proc", "/mnt/proc", "proc", flags, None).step("mount /proc")?;
-        enter("/mnt").step("enter the root")?;
+        mount("proc", root.join("proc"), "proc", flags, None).step("mount /proc")?;
+        enter(&root).step("enter the root")?;
         self.places = Some(self.scratch().step("mount /tmp")?);
         if let Some(socket) = &self.plan.socket {
             attach(socket, Path::new("/run/hearth")).step("show the socket")?;
@@ -159,15 +167,21 @@ impl Init<'_> {
 
     /// One sized file system holds `/tmp`, `/dev/shm` and the overlay's changes. Its root stays
     /// out of sight below the `/tmp` that is mounted over it.
-    fn scratch(&self) -> io::Result<(OwnedFd, OwnedFd)> {
+    fn scratch(&self) -> io::Result<Places> {
         let options = format!("mode=0700,{}", scratch_size(&self.plan.limits));
         mount("scratch", "/tmp", "tmpfs", SCRATCH, CString::new(options)?.as_c_str())?;
-        for (name, mode) in [("tmp", 0o1777), ("shm", 0o1777), ("upper", 0o755), ("work", 0o700)] {
+        for (name, mode) in
+            [("tmp", 0o1777), ("shm", 0o1777), ("upper", 0o755), ("work", 0o700), ("empty", 0o755)]
+        {
             let path = Path::new("/tmp").join(name);
             fs::create_dir(&path)?;
             rustix::fs::chmod(&path, Mode::from_raw_mode(mode))?;
         }
-        let places = (open_place("/tmp/upper")?, open_place("/tmp/work")?);
+        let places = Places {
+            upper: open_place("/tmp/upper")?,
+            work: open_place("/tmp/work")?,
+            empty: open_place("/tmp/empty")?,
+        };
         attach(detached_copy(Path::new("/tmp/shm"))?, Path::new("/dev/shm"))?;
         attach(detached_copy(Path::new("/tmp/tmp"))?, Path::new("/tmp"))?;
         Ok(places)
@@ -212,8 +226,8 @@ impl Init<'_> {
 
     fn needed<'a>(&'a self, signals: &'a OwnedFd) -> Vec<std::os::fd::BorrowedFd<'a>> {
         let mut needed = vec![self.launcher.as_fd(), signals.as_fd()];
-        if let Some((upper, work)) = &self.places {
-            needed.extend([upper.as_fd(), work.as_fd()]);
+        if let Some(Places { upper, work, empty }) = &self.places {
+            needed.extend([upper.as_fd(), work.as_fd(), empty.as_fd()]);
         }
         needed
     }
@@ -247,9 +261,13 @@ impl Init<'_> {
         }
         let places = self.places.take().ok_or_else(|| Fault::new("attach twice", libc::EBUSY))?;
         attach(artifact, Path::new(paths::CODE)).step("show the artifact")?;
-        let overlay = overlay(&places);
-        drop(places);
-        if overlay.is_err() {
+        let overlay = writable_overlay(&places);
+        if overlay.is_ok() {
+            // Another instance may have the same artifact: its inodes go out of sight.
+            let code = Path::new(paths::CODE);
+            let empty = format!("/proc/self/fd/{}", places.empty.as_raw_fd());
+            root::overlay(Path::new(&empty), code, code).step("show the artifact")?;
+        } else {
             // Old kernels have no overlay in user namespaces. The function cannot write next to
             // its code then.
             let copy = detached_copy(Path::new(paths::CODE)).step("copy the artifact's mount")?;
@@ -289,7 +307,7 @@ fn become_user() -> io::Result<()> {
     Ok(set_thread_res_uid(user, user, user)?)
 }
 
-pub(crate) fn enter(root: &str) -> io::Result<()> {
+pub(crate) fn enter(root: &Path) -> io::Result<()> {
     rustix::process::chdir(root)?;
     // Both at one place: the old root is then on top, and goes with the next call.
     rustix::process::pivot_root(".", ".")?;
@@ -306,8 +324,7 @@ fn open_place(path: &str) -> io::Result<OwnedFd> {
     Ok(open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-fn overlay((upper, work): &(OwnedFd, OwnedFd)) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
+fn writable_overlay(Places { upper, work, .. }: &Places) -> io::Result<()> {
     let options = format!(
         "lowerdir={},upperdir=/proc/self/fd/{},workdir=/proc/self/fd/{},userxattr",
         paths::CODE,

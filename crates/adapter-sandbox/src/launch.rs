@@ -82,7 +82,7 @@ impl Workshop {
         let user = self.first_user.map(|first| first + slot);
         let mut worker = Worker::new(spec, output)?;
         worker.has_groups = self.groups.missing().is_empty();
-        let root = detached_copy(self.templates.get(spec)?).step("copy the root")?;
+        let root = self.templates.root(spec)?;
         let socket = spec.socket.as_ref().map(|socket| show_socket(socket, user)).transpose()?;
         if let (Some(user), Some(output)) = (user, &worker.output) {
             give_pipe(output, user).step("hand over the output")?;

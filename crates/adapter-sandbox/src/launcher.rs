@@ -42,10 +42,11 @@ use crate::{
     nameservers::Nameservers,
     network::Networks,
     owner::Owner,
+    probe,
     seccomp::Filters,
     sys,
     sys::Child,
-    template::Templates,
+    template::{Host, Templates},
     usage,
     views::Views,
     wire::{self, Event, Order, Request, Status},
@@ -242,10 +243,11 @@ impl<'a> Launcher<'a> {
         let roots = owner.directory.join("roots");
         setup::make_directory(&roots).step("make a directory")?;
         let nameservers = Nameservers::of_host();
+        let has_overlays = probe::has_overlays();
         let workshop = Workshop {
             views,
             networks: Networks::new(&settings, owner.number, is_root, &nameservers)?,
-            templates: Templates::new(roots, nameservers),
+            templates: Templates::new(roots, Host { nameservers, is_root, has_overlays }),
             groups,
             filters: Rc::new(Filters::new()),
             allowance,
@@ -396,7 +398,11 @@ impl<'a> Launcher<'a> {
         let number = u32::try_from(slot).ok().filter(|slot| *slot < USERS_OF_AN_OWNER);
         let number = number.ok_or_else(|| Fault::new("find a free user", libc::EAGAIN))?;
         let zygote = self.zygotes.find(spec);
-        let launched = self.workshop.launch(spec, output, number, zygote.is_some())?;
+        let launched = self.workshop.launch(spec, output, number, zygote.is_some());
+        while let Some(warning) = self.workshop.templates.take_warning() {
+            self.tell(&Event::Warning(warning));
+        }
+        let launched = launched?;
         self.next_serial += 1;
         let listening = self
             .listen(&launched.socket, Source::Init(slot))

@@ -7,7 +7,7 @@
 //!
 //! The daemon has threads and must not fork, so it asks the *launcher*, a process of its own, for
 //! instances (`wire`). Each instance has new user, mount, PID, IPC, UTS, cgroup and network
-//! namespaces, a read-only root made of the host's `/usr` (`template`), limits (`cgroup`) and a
+//! namespaces, a read-only root made of the host's `/usr` (`template`, `root`), limits (`cgroup`) and a
 //! system call filter (`seccomp`). When the daemon dies, the launcher removes everything; when
 //! the launcher dies, the kernel kills the instances, and the next launcher removes what is left
 //! (`owner`).
@@ -35,6 +35,7 @@ mod network;
 mod owner;
 mod priority;
 mod probe;
+mod root;
 mod seccomp;
 mod sys;
 mod template;

@@ -267,8 +267,9 @@ fn mounts() -> [Finding; 4] {
         finding(
             "overlay in user namespaces",
             outcome(failed::OVERLAY),
-            "functions may write next to their code",
-            "use Linux 5.11 or later with overlayfs; otherwise the code is read-only",
+            "functions may write next to their code, and cannot watch or lock what others open",
+            "use Linux 5.11 or later with overlayfs; otherwise the code is read-only, and an \
+             instance can see with inotify which of the host's programs run",
         ),
         finding(
             "idmapped mounts",
@@ -280,6 +281,11 @@ fn mounts() -> [Finding; 4] {
             "run as root, on Linux 5.12 or later with ext4, xfs or btrfs for the data directory",
         ),
     ]
+}
+
+/// Whether instances can have overlays: in user namespaces, also without a layer to write to.
+pub(crate) fn has_overlays() -> bool {
+    try_mounts().is_ok_and(|(status, _)| status & failed::OVERLAY == 0)
 }
 
 fn copy(error: &io::Error) -> io::Error {
@@ -323,10 +329,14 @@ fn attempt_mounts(go: &OwnedFd) -> i32 {
         // Without it there is no place for the rest.
         return status | failed::TMPFS | failed::OVERLAY;
     }
-    let directories = [c"/tmp/upper", c"/tmp/work", c"/tmp/merged"];
+    let directories = [c"/tmp/upper", c"/tmp/work", c"/tmp/merged", c"/tmp/empty", c"/tmp/shown"];
     let made = directories.iter().all(|path| rustix::fs::mkdir(*path, Mode::RWXU).is_ok());
     let options = c"lowerdir=/usr,upperdir=/tmp/upper,workdir=/tmp/work,userxattr";
-    if !made || mount(c"probe", c"/tmp/merged", c"overlay", flags, options).is_err() {
+    let layers = c"lowerdir=/tmp/empty:/usr,userxattr";
+    let has_overlays = made
+        && mount(c"probe", c"/tmp/merged", c"overlay", flags, options).is_ok()
+        && mount(c"probe", c"/tmp/shown", c"overlay", flags | MountFlags::RDONLY, layers).is_ok();
+    if !has_overlays {
         status |= failed::OVERLAY;
     }
     status

@@ -1,68 +1,62 @@
-//! The root file system that instances of one runtime share: the host's programs, read-only, with
-//! the runtime's files, and nothing else of the host.
+//! What instances of one runtime share: the host's programs, the runtime's files and a little
+//! configuration, as layers of the root file system that each of them has for itself (`root`).
 
 use std::{
+    collections::VecDeque,
     fs, io,
-    os::unix::fs::{MetadataExt, symlink},
-    path::{Component, Path, PathBuf},
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    path::{Path, PathBuf},
+    rc::Rc,
 };
 
-use model::{LaunchSpec, Network, paths};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use model::{LaunchSpec, Network};
+use rustix::mount::{UnmountFlags, unmount};
 
 use crate::{
     fault::{Fault, Step},
-    mounts::{DEVICE, READ_ONLY, bind},
+    mounts::detached_copy,
     nameservers::Nameservers,
-    sys::{self, MountAttributes},
+    root::{Layout, Root, overlay_of_devices},
 };
+
+mod builder;
+mod snapshot;
+
+use builder::Builder;
+use snapshot::Snapshot;
 
 /// Unused ones are forgotten beyond this; a host seldom has more runtimes.
 const MOST: usize = 64;
 
-const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
-
-/// Where programs keep what is neither secret nor particular to this host. Names that end in `*`
-/// stand for all that begin so.
-const CONFIGURATION: [&str; 11] = [
-    "alternatives",
-    "ca-certificates",
-    "crypto-policies",
-    "dotnet",
-    "java*",
-    "ld.so.cache",
-    "localtime",
-    "mono",
-    "php*",
-    "pki",
-    "ssl",
-];
-
-/// Where each instance has something of its own, which would hide what is shown there.
-const OWN: [&str; 4] = ["/tmp", "/dev", "/proc", "/run/hearth"];
-
-const PASSWD: &str = "root:x:0:0:root:/root:/usr/sbin/nologin\n\
-    hearth:x:1000:1000:hearth:/tmp:/bin/sh\n\
-    nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n";
-const GROUP: &str = "root:x:0:\nhearth:x:1000:\nnogroup:x:65534:\n";
-const HOSTS: &str = "127.0.0.1 localhost hearth\n::1 localhost\n";
-const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files dns\n";
-
 /// The templates in use, each mounted below one directory.
 pub(crate) struct Templates {
     directory: PathBuf,
-    nameservers: Nameservers,
+    host: Host,
     built: Vec<Template>,
     serial: u64,
+    warnings: VecDeque<String>,
+}
+
+/// What templates are made for.
+pub(crate) struct Host {
+    pub(crate) nameservers: Nameservers,
+    /// Whether device nodes may be made: by the host's root.
+    pub(crate) is_root: bool,
+    /// Whether instances may have overlays, in their user namespaces.
+    pub(crate) has_overlays: bool,
 }
 
 struct Template {
     key: Key,
     path: PathBuf,
+    layout: Rc<Layout>,
+    snapshot: Snapshot,
+    /// Whether it has device nodes of its own. If not, the host's are among its parts.
+    has_devices: bool,
 }
 
-/// What makes two launches share a root. Directories are known by inode, too: one may be replaced
-/// by another of the same name.
+/// What makes two launches share a template. Directories are known by inode, too: one may be
+/// replaced by another of the same name.
 #[derive(PartialEq, Eq)]
 pub(crate) struct Key {
     directories: Vec<(PathBuf, u64, u64)>,
@@ -70,15 +64,35 @@ pub(crate) struct Key {
 }
 
 impl Templates {
-    pub(crate) fn new(directory: PathBuf, nameservers: Nameservers) -> Self {
-        Self { directory, nameservers, built: Vec::new(), serial: 0 }
+    pub(crate) fn new(directory: PathBuf, host: Host) -> Self {
+        let (built, warnings) = (Vec::new(), VecDeque::new());
+        Self { directory, host, built, serial: 0, warnings }
     }
 
-    /// The root for an instance, built if there is none yet.
-    pub(crate) fn get(&mut self, spec: &LaunchSpec) -> Result<&Path, Fault> {
+    /// Whether instances have inodes of their own.
+    pub(crate) fn are_private(&self) -> bool {
+        self.host.has_overlays
+    }
+
+    /// What is weaker than it should be about a template, once.
+    pub(crate) fn take_warning(&mut self) -> Option<String> {
+        self.warnings.pop_front()
+    }
+
+    /// The root for an instance, from a template that is built if there is none yet.
+    pub(crate) fn root(&mut self, spec: &LaunchSpec) -> Result<Root, Fault> {
+        self.get(spec)?.root().step("copy the root")
+    }
+
+    fn get(&mut self, spec: &LaunchSpec) -> Result<&Template, Fault> {
         let key = Key::of(spec)?;
-        let template = match self.built.iter().position(|template| template.key == key) {
-            Some(at) => self.built.remove(at),
+        let known = self.built.iter().position(|template| template.key == key);
+        let mut known = known.map(|at| self.built.remove(at));
+        if known.as_mut().is_some_and(|template| template.snapshot.is_stale()) {
+            known.take().into_iter().for_each(Template::remove);
+        }
+        let template = match known {
+            Some(template) => template,
             None => self.build(spec, key)?,
         };
         // The order is that of last use.
@@ -86,18 +100,29 @@ impl Templates {
         if self.built.len() > MOST {
             self.built.remove(0).remove();
         }
-        Ok(&self.built[self.built.len() - 1].path)
+        Ok(&self.built[self.built.len() - 1])
     }
 
     fn build(&mut self, spec: &LaunchSpec, key: Key) -> Result<Template, Fault> {
         self.serial += 1;
-        let template = Template { key, path: self.directory.join(self.serial.to_string()) };
-        let built = Builder { root: &template.path, nameservers: &self.nameservers }.build(spec);
-        if let Err(fault) = built {
-            template.remove();
-            return Err(fault);
+        let path = self.directory.join(self.serial.to_string());
+        let mut built = Builder::new(&path, &self.host, self.host.has_overlays).build(spec);
+        if let Err(fault) = &built
+            && self.host.has_overlays
+            && fault.errno == builder::NO_OVERLAY
+        {
+            let text = format!(
+                "{fault}, since the kernel refuses an overlay of it: instances can watch and lock \
+                 the host's programs"
+            );
+            self.warnings.push_back(text);
+            remove(&path);
+            built = Builder::new(&path, &self.host, false).build(spec);
         }
-        Ok(template)
+        let built = built.inspect_err(|_| remove(&path))?;
+        self.warnings.extend(built.warnings);
+        let (layout, snapshot) = (Rc::new(built.layout), built.snapshot);
+        Ok(Template { key, path, layout, snapshot, has_devices: built.has_devices })
     }
 }
 
@@ -108,11 +133,29 @@ impl Drop for Templates {
 }
 
 impl Template {
+    fn root(&self) -> io::Result<Root> {
+        let shown = if self.layout.is_private { &self.path } else { &self.path.join("base") };
+        Ok(Root {
+            template: detached_copy(shown)?,
+            devices: self.devices()?,
+            layout: Rc::clone(&self.layout),
+        })
+    }
+
+    fn devices(&self) -> io::Result<Option<OwnedFd>> {
+        let (nodes, empty) = (self.path.join("dev"), self.path.join("empty"));
+        self.has_devices.then(|| overlay_of_devices(&nodes, &empty)).transpose()
+    }
+
     /// Instances have copies of their own and do not notice.
     fn remove(self) {
-        let _ = unmount(&self.path, UnmountFlags::DETACH);
-        let _ = fs::remove_dir(&self.path);
+        remove(&self.path);
     }
+}
+
+fn remove(path: &Path) {
+    let _ = unmount(path, UnmountFlags::DETACH);
+    let _ = fs::remove_dir(path);
 }
 
 impl Key {
@@ -128,160 +171,4 @@ impl Key {
             .collect::<Result<_, _>>()?;
         Ok(Self { directories, network: spec.network })
     }
-}
-
-struct Builder<'a> {
-    root: &'a Path,
-    nameservers: &'a Nameservers,
-}
-
-impl Builder<'_> {
-    fn build(&self, spec: &LaunchSpec) -> Result<(), Fault> {
-        fs::create_dir_all(self.root).step("make a directory for a root")?;
-        let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        mount("hearth", self.root, "tmpfs", flags, c"mode=0755,size=4m").step("mount a root")?;
-        self.system().step("show the host's programs")?;
-        self.configuration(spec.network).step("write /etc")?;
-        self.devices().step("show devices")?;
-        for directory in ["proc", "tmp", "mnt/code", "run/hearth", "var", "dev/shm"] {
-            fs::create_dir_all(self.root.join(directory)).step("make mount points")?;
-        }
-        symlink("/tmp", self.root.join("var/tmp")).step("make mount points")?;
-        for directory in &spec.programs {
-            self.programs(directory).step(format!("show {}", directory.display()))?;
-        }
-        bind(&spec.server, &self.inside(Path::new(paths::SERVER)), READ_ONLY)
-            .step(format!("show {}", spec.server.display()))?;
-        self.freeze().step("make a root read-only")
-    }
-
-    fn inside(&self, path: &Path) -> PathBuf {
-        self.root.join(path.strip_prefix("/").unwrap_or(path))
-    }
-
-    /// `/usr` is put together from its parts: the runtime's directory must be mounted in it, and
-    /// the host may have no place for that.
-    fn system(&self) -> io::Result<()> {
-        for name in ["bin", "sbin", "lib", "lib32", "lib64", "libx32"] {
-            self.show_if_there(&Path::new("/").join(name))?;
-        }
-        self.show_children(Path::new("/usr"), "local")?;
-        self.show_children(Path::new("/usr/local"), "server")
-    }
-
-    fn show_children(&self, directory: &Path, left_out: &str) -> io::Result<()> {
-        fs::create_dir_all(self.inside(directory))?;
-        let children = match fs::read_dir(directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            children => children?,
-        };
-        for child in children {
-            let child = child?;
-            if child.file_name() != left_out {
-                self.show(&child.path())?;
-            }
-        }
-        Ok(())
-    }
-
-    fn show_if_there(&self, path: &Path) -> io::Result<()> {
-        match self.show(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result,
-        }
-    }
-
-    /// Every mount costs time at each launch, so links are made again and what is empty is not
-    /// bound.
-    fn show(&self, path: &Path) -> io::Result<()> {
-        let found = fs::symlink_metadata(path)?;
-        let inside = self.inside(path);
-        if found.is_symlink() {
-            fs::create_dir_all(inside.parent().unwrap_or(self.root))?;
-            return symlink(fs::read_link(path)?, inside);
-        }
-        if found.is_dir() && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none()) {
-            return fs::create_dir_all(inside);
-        }
-        bind(path, &inside, READ_ONLY)
-    }
-
-    fn programs(&self, directory: &Path) -> io::Result<()> {
-        if directory.starts_with("/usr") {
-            return Ok(());
-        }
-        if OWN.iter().any(|own| directory.starts_with(own)) {
-            return Err(io::Error::from_raw_os_error(libc::EXDEV));
-        }
-        // A link on the way would lead out of the root.
-        let mut way = self.root.to_path_buf();
-        for part in directory.strip_prefix("/").unwrap_or(directory).components() {
-            if !matches!(part, Component::Normal(_)) {
-                return Err(io::ErrorKind::InvalidInput.into());
-            }
-            way.push(part);
-            match fs::create_dir(&way) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ if fs::symlink_metadata(&way)?.is_dir() => {}
-                _ => return Err(io::ErrorKind::NotADirectory.into()),
-            }
-        }
-        bind(directory, &way, READ_ONLY)
-    }
-
-    fn configuration(&self, network: Network) -> io::Result<()> {
-        let etc = self.root.join("etc");
-        fs::create_dir_all(&etc)?;
-        for (name, text) in [
-            ("passwd", PASSWD),
-            ("group", GROUP),
-            ("hosts", HOSTS),
-            ("nsswitch.conf", NSSWITCH),
-            ("hostname", "hearth\n"),
-            ("resolv.conf", &self.nameservers.configuration(network)),
-        ] {
-            fs::write(etc.join(name), text)?;
-        }
-        for entry in fs::read_dir("/etc")? {
-            let entry = entry?;
-            let name = entry.file_name();
-            if name.to_str().is_some_and(is_configuration) {
-                self.show(&entry.path())?;
-            }
-        }
-        Ok(())
-    }
-
-    fn devices(&self) -> io::Result<()> {
-        let dev = self.root.join("dev");
-        fs::create_dir_all(&dev)?;
-        for name in DEVICES {
-            bind(&Path::new("/dev").join(name), &dev.join(name), DEVICE)?;
-        }
-        for (name, target) in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")] {
-            symlink(format!("/proc/self/fd{target}"), dev.join(name))?;
-        }
-        Ok(())
-    }
-
-    fn freeze(&self) -> io::Result<()> {
-        let root = rustix::mount::open_tree(
-            rustix::fs::CWD,
-            self.root,
-            rustix::mount::OpenTreeFlags::OPEN_TREE_CLOEXEC,
-        )?;
-        let attributes = MountAttributes {
-            set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID,
-            private: true,
-            ..Default::default()
-        };
-        sys::set_mount_attributes(root, attributes)
-    }
-}
-
-fn is_configuration(name: &str) -> bool {
-    CONFIGURATION.iter().any(|pattern| match pattern.strip_suffix('*') {
-        Some(beginning) => name.starts_with(beginning),
-        None => name == *pattern,
-    })
 }

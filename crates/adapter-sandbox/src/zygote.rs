@@ -29,8 +29,8 @@ use crate::{
     fault::{Fault, Step},
     init::enter,
     launch::Workshop,
-    mounts::{attach, detached_copy},
     priority,
+    root::Root,
     sys::{self, Child},
     template::Key,
     wire,
@@ -257,7 +257,7 @@ impl Process {
             .map(|word| CString::new(word.replace("{server}", paths::SERVER)))
             .collect::<Result<Vec<_>, _>>()
             .step("use a text with a zero byte in it")?;
-        let root = detached_copy(workshop.templates.get(spec)?).step("copy the root")?;
+        let root = workshop.templates.root(spec)?;
         let (ours, theirs) = wire::pair().step("make a socket for a zygote")?;
         let has_weight = workshop.groups.have_weight();
         let fork = || match sys::clone3(libc::CLONE_NEWNS, None)? {
@@ -321,7 +321,7 @@ impl Process {
 
 /// The child's part: the launcher's rights, but only over namespaces, and the template's view.
 fn become_zygote(
-    root: &OwnedFd,
+    root: &Root,
     socket: &OwnedFd,
     arguments: &[CString],
     allowance: &Allowance,
@@ -334,8 +334,8 @@ fn become_zygote(
         .step("tie itself to the launcher")?;
     // Whom it forks is where it is.
     priority::step_back(has_weight).step("step back behind the host")?;
-    attach(root, std::path::Path::new("/mnt")).step("mount the root")?;
-    enter("/mnt").step("enter the root")?;
+    // What a worker has from its zygote it may watch and lock: not the host's inodes either.
+    enter(&root.assemble()?).step("enter the root")?;
     allowance.limit().step("set resource limits")?;
     worker::lower(Resource::Core, NO_CORE).step("set resource limits")?;
     // What it takes to enter the namespaces of an init that another user owns: to be allowed to look

@@ -74,6 +74,19 @@ pub(super) fn abilities(workshop: &Workshop, memory: io::Result<Option<u64>>) ->
             if workshop.first_user.is_some() { "each instance's user" } else { "all instances" }
         ));
     }
+    if !workshop.templates.are_private() {
+        weaknesses.push(
+            "no overlays in user namespaces (Linux 5.11 can): an instance can watch with inotify \
+             which programs the host and other instances run, and lock their files"
+                .into(),
+        );
+    } else if workshop.first_user.is_none() {
+        weaknesses.push(
+            "not root: devices are the host's, so that an instance can watch with inotify when \
+             somebody opens /dev/null or /dev/urandom, and lock them"
+                .into(),
+        );
+    }
     match &no_egress {
         Some(why) => weaknesses.push(format!("no egress network: {why}")),
         None if firewall::is_forwarding_dropped() => weaknesses.push(format!(

@@ -135,12 +135,27 @@ impl Lab {
     }
 
     pub(crate) async fn open_in(directory: Directory) -> Result<Self, String> {
+        let config = config(directory.path());
+        Self::open_with(directory, config).await
+    }
+
+    /// One whose launcher is started by a shell command, which must end with `exec "$0" __launcher`.
+    pub(crate) async fn open_through(command: &str) -> Result<Self, String> {
+        let directory = Directory::new();
+        let launcher = std::env::current_exe().expect("this program");
+        let words = ["/usr/bin/unshare", "--mount", "/bin/sh", "-c", command];
+        let launcher = words.into_iter().map(Into::into).chain([launcher.into()]).collect();
+        let config = Config { launcher, ..config(directory.path()) };
+        Self::open_with(directory, config).await
+    }
+
+    async fn open_with(directory: Directory, config: Config) -> Result<Self, String> {
         let function = directory.path().join("server/src/function");
         fs::create_dir_all(function).expect("a runtime");
         fs::create_dir(directory.path().join("artifact")).expect("an artifact");
         fs::write(directory.path().join("artifact/main.txt"), "as built").expect("an artifact");
         let others = children(std::process::id());
-        let adapter = SandboxAdapter::start(config(directory.path())).await;
+        let adapter = SandboxAdapter::start(config).await;
         let adapter = adapter.map_err(|error| match std::error::Error::source(&error) {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),

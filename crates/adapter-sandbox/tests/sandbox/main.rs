@@ -13,6 +13,7 @@ mod limits;
 mod network;
 mod probe;
 mod shared;
+mod watching;
 mod world;
 mod zygote;
 
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         conformance::TESTS,
         world::TESTS,
         counters::TESTS,
+        watching::TESTS,
         escape::TESTS,
         limits::TESTS,
         network::TESTS,
