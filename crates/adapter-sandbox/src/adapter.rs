@@ -29,6 +29,7 @@ use tokio::{
 use crate::{
     fault::{Fault, Step},
     launcher::START,
+    reach::Subnet,
     sys,
     wire::{self, Abilities, Event, Request, Settings, Status},
 };
@@ -69,6 +70,16 @@ pub struct Config {
     /// Whether it is only tried if instances work: the host's network then stays as it is, and
     /// instances have none of it.
     pub is_trial: bool,
+    /// What instances with an egress network may reach although it is not public. Never the host's
+    /// own addresses, nor other instances'.
+    pub allowed_networks: Vec<Subnet>,
+    /// TCP ports of this host whose connections over the loopback interface are not tracked, which
+    /// makes them faster: the rules of egress networks have the kernel track all others. Has no
+    /// effect where somebody translates what the host sends, since that needs the tracking.
+    pub untracked_ports: Vec<u16>,
+    /// The most flows that the host tracks for one instance with an egress network. If none is
+    /// given, a 32nd of what the host can track.
+    pub flows_per_instance: Option<u32>,
 }
 
 impl Config {
@@ -82,6 +93,9 @@ impl Config {
             memory_reserve: None,
             end_patience: Duration::from_secs(10),
             is_trial: false,
+            allowed_networks: Vec::new(),
+            untracked_ports: Vec::new(),
+            flows_per_instance: None,
         }
     }
 }
@@ -157,6 +171,9 @@ impl SandboxAdapter {
             network_range: config.network_range,
             network_stock: config.network_stock,
             memory_reserve: config.memory_reserve,
+            allowed_networks: config.allowed_networks,
+            untracked_ports: config.untracked_ports,
+            flows_per_instance: config.flows_per_instance,
         };
         let bytes = wire::encode(&Request::Start(settings)).step("address the launcher")?;
         send(&connection, &(bytes, None)).await.step("address the launcher")?;

@@ -181,6 +181,8 @@ enum Source {
     Channel(usize),
     Zygote(usize),
     Children,
+    /// The host's own addresses.
+    Uplinks,
 }
 
 impl Source {
@@ -193,6 +195,7 @@ impl Source {
             Self::Channel(slot) => (4, slot),
             Self::Zygote(place) => (5, place),
             Self::Children => (6, 0),
+            Self::Uplinks => (7, 0),
         };
         epoll::EventData::new_u64(8 * number as u64 + kind)
     }
@@ -206,6 +209,7 @@ impl Source {
             (4, slot) => Self::Channel(slot),
             (5, place) => Self::Zygote(place),
             (6, _) => Self::Children,
+            (7, _) => Self::Uplinks,
             _ => Self::Daemon,
         }
     }
@@ -273,6 +277,9 @@ impl<'a> Launcher<'a> {
             buffer,
         };
         launcher.listen(launcher.daemon, Source::Daemon).step("listen to the daemon")?;
+        if let Some(changes) = launcher.workshop.networks.changes() {
+            launcher.listen(changes, Source::Uplinks).step("listen to changes of addresses")?;
+        }
         launcher.listen(&launcher.signals, Source::Children).step("listen for signals")?;
         launcher.tell(&Event::Ready(setup::abilities(&launcher.workshop, memory)));
         if launcher.workshop.networks.has_enabled_forwarding {
@@ -315,6 +322,7 @@ impl<'a> Launcher<'a> {
                     Source::Channel(slot) => self.hear_worker(slot),
                     Source::Zygote(place) => self.heed(place),
                     Source::Children => has_child_ended = true,
+                    Source::Uplinks => self.workshop.networks.follow(),
                 }
             }
             // Last: whoever has other news of a child has them first.
@@ -330,6 +338,9 @@ impl<'a> Launcher<'a> {
                 self.start_zygote();
             } else if has_time {
                 self.workshop.networks.refill();
+            }
+            for text in std::mem::take(&mut self.workshop.networks.warnings) {
+                self.tell(&Event::Warning(text));
             }
         }
     }

@@ -18,10 +18,12 @@
 //! Not here: images, layers, or anything that outlives the daemon.
 
 mod adapter;
+mod addresses;
 mod allowance;
 mod cgroup;
 mod fault;
 mod firewall;
+mod flows;
 mod idmap;
 mod ids;
 mod init;
@@ -35,10 +37,12 @@ mod network;
 mod owner;
 mod priority;
 mod probe;
+mod reach;
 mod root;
 mod seccomp;
 mod sys;
 mod template;
+mod uplinks;
 mod usage;
 mod views;
 mod wire;
@@ -50,3 +54,4 @@ pub use ids::ARTIFACT_OWNER;
 pub use lasting::LastingSandboxAdapter;
 pub use launcher::launcher_main;
 pub use probe::{Finding, Probe, probe};
+pub use reach::{Subnet, SubnetError};

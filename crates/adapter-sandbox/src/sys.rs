@@ -259,6 +259,27 @@ pub(crate) fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
     })
 }
 
+/// Lets a socket receive only what a filter accepts.
+pub(crate) fn filter_received(
+    socket: impl AsFd,
+    program: &mut [libc::sock_filter],
+) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len, filter: program.as_mut_ptr() };
+    let size = libc::socklen_t::try_from(mem::size_of_val(&program)).expect("a small structure");
+    // SAFETY: the kernel copies `len` instructions during the call and writes nothing.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size,
+        )
+    };
+    check(result.into())
+}
+
 /// The version of the kernel's Landlock, or -1 without it.
 pub(crate) fn landlock_version() -> i64 {
     const VERSION: u32 = 1;

@@ -19,7 +19,7 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::fault::Fault;
+use crate::{fault::Fault, reach::Subnet};
 
 /// The longest message. An environment of this size is already beyond what is sensible, and the
 /// kernel copies a packet in one piece.
@@ -65,6 +65,9 @@ pub(crate) struct Settings {
     pub(crate) memory_reserve: Option<u64>,
     pub(crate) end_patience: std::time::Duration,
     pub(crate) is_trial: bool,
+    pub(crate) allowed_networks: Vec<Subnet>,
+    pub(crate) untracked_ports: Vec<u16>,
+    pub(crate) flows_per_instance: Option<u32>,
 }
 
 /// From the launcher to the daemon.

@@ -91,22 +91,26 @@ impl Lab {
 
     /// One whose workers are forked.
     pub(crate) async fn open_with_zygote() -> Result<Self, String> {
+        Self::open().await?.with_zygote().await
+    }
+
+    /// The same, whose workers are forked from now on.
+    async fn with_zygote(mut self) -> Result<Self, String> {
         let python = python().ok_or("no Python in /usr/bin")?;
-        let mut lab = Self::open().await?;
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../runtimes/python/src");
-        let package = lab.directory.path().join("server/zygote/hearth_worker");
+        let package = self.directory.path().join("server/zygote/hearth_worker");
         fs::create_dir_all(&package).expect("a package");
         for file in fs::read_dir(source.join("hearth_worker")).expect("the worker").flatten() {
             if file.path().is_file() {
                 fs::copy(file.path(), package.join(file.file_name())).expect("a copy");
             }
         }
-        let program = lab.directory.path().join("server/zygote/main.py");
+        let program = self.directory.path().join("server/zygote/main.py");
         fs::write(program, ZYGOTE).expect("a program");
         let words = [python, "-I", "-S", "-X", "utf8", "{server}/zygote/main.py"];
-        lab.zygote = Some(words.map(Into::into).into());
-        lab.forks().await;
-        Ok(lab)
+        self.zygote = Some(words.map(Into::into).into());
+        self.forks().await;
+        Ok(self)
     }
 
     pub(crate) fn has_zygote(&self) -> bool {
@@ -135,26 +139,34 @@ impl Lab {
     }
 
     pub(crate) async fn open_in(directory: Directory) -> Result<Self, String> {
-        let config = config(directory.path());
-        Self::open_with(directory, config).await
+        Self::open_with(directory, |_| {}).await
     }
 
     /// One whose launcher is started by a shell command, which must end with `exec "$0" __launcher`.
     pub(crate) async fn open_through(command: &str) -> Result<Self, String> {
-        let directory = Directory::new();
         let launcher = std::env::current_exe().expect("this program");
         let words = ["/usr/bin/unshare", "--mount", "/bin/sh", "-c", command];
         let launcher = words.into_iter().map(Into::into).chain([launcher.into()]).collect();
-        let config = Config { launcher, ..config(directory.path()) };
-        Self::open_with(directory, config).await
+        Self::open_with(Directory::new(), |config| config.launcher = launcher).await
     }
 
-    async fn open_with(directory: Directory, config: Config) -> Result<Self, String> {
+    /// Another one, with workers that begin like this one's.
+    pub(crate) async fn another(&self, change: impl FnOnce(&mut Config)) -> Result<Self, String> {
+        let another = Self::open_with(Directory::new(), change).await?;
+        if self.zygote.is_some() { another.with_zygote().await } else { Ok(another) }
+    }
+
+    async fn open_with(
+        directory: Directory,
+        change: impl FnOnce(&mut Config),
+    ) -> Result<Self, String> {
         let function = directory.path().join("server/src/function");
         fs::create_dir_all(function).expect("a runtime");
         fs::create_dir(directory.path().join("artifact")).expect("an artifact");
         fs::write(directory.path().join("artifact/main.txt"), "as built").expect("an artifact");
         let others = children(std::process::id());
+        let mut config = config(directory.path());
+        change(&mut config);
         let adapter = SandboxAdapter::start(config).await;
         let adapter = adapter.map_err(|error| match std::error::Error::source(&error) {
             Some(source) => format!("{error}: {source}"),

@@ -6,8 +6,10 @@
 mod conformance;
 mod counters;
 mod drills;
+mod egress;
 mod ends;
 mod escape;
+mod internet;
 mod lab;
 mod limits;
 mod network;
@@ -62,12 +64,13 @@ fn main() -> ExitCode {
         escape::TESTS,
         limits::TESTS,
         network::TESTS,
+        egress::OF_WORKERS,
         drills::OF_WORKERS,
         ends::OF_WORKERS,
         shared::TESTS,
     ]
     .concat();
-    let others = [probe::TESTS, drills::TESTS, ends::OF_STARTED].concat();
+    let others = [probe::TESTS, drills::TESTS, egress::TESTS, ends::OF_STARTED].concat();
     let started = of_workers.iter().chain(&others).map(|test| (test, Way::Started));
     let forked = of_workers
         .iter()

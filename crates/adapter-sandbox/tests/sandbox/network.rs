@@ -2,10 +2,8 @@
 
 use std::{
     io::Write,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener},
     os::{linux::net::SocketAddrExt, unix::net as unix},
-    path::Path,
-    process::Command,
 };
 
 use adapter::{Adapter, AdapterError};
@@ -13,7 +11,7 @@ use model::{LaunchSpec, Network};
 
 use crate::{
     Test,
-    lab::{Directory, Lab, Outcome, is_root},
+    lab::{Lab, Outcome},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -25,7 +23,6 @@ pub(crate) const TESTS: &[Test] = &[
     ("egress_is_refused_where_it_cannot_work", |lab| {
         Box::pin(egress_is_refused_where_it_cannot_work(lab))
     }),
-    ("egress_reaches_the_internet_only", |lab| Box::pin(egress_reaches_the_internet_only(lab))),
 ];
 
 /// Connects to each `address:port` and says what came of it, then what its own address is.
@@ -49,7 +46,7 @@ except OSError:
     print("own none", flush=True)
 "#;
 
-fn probe(
+pub(crate) fn probe(
     lab: &Lab,
     name: &str,
     network: Network,
@@ -62,7 +59,7 @@ fn probe(
 }
 
 /// Greets whoever connects with `text`, as long as the test runs.
-fn greet(listener: TcpListener, text: &'static str) -> SocketAddr {
+pub(crate) fn greet(listener: TcpListener, text: &'static str) -> SocketAddr {
     let address = listener.local_addr().expect("an address");
     std::thread::spawn(move || {
         for connection in listener.incoming() {
@@ -72,7 +69,7 @@ fn greet(listener: TcpListener, text: &'static str) -> SocketAddr {
     address
 }
 
-fn listen(address: &str) -> TcpListener {
+pub(crate) fn listen(address: &str) -> TcpListener {
     TcpListener::bind((address, 0)).expect("a port")
 }
 
@@ -151,135 +148,5 @@ async fn egress_is_refused_where_it_cannot_work(lab: Lab) -> Outcome {
     let refused = lab.adapter.launch(&spec, None).await;
     assert!(matches!(refused, Err(AdapterError::Unsupported { .. })), "{refused:?}");
     assert_eq!(lab.adapter.recover().await.expect("recover"), []);
-    Outcome::Passed
-}
-
-/// A piece of "Internet" behind a cable of the host: a public and a private address on one link.
-struct Internet {
-    namespace: String,
-    server: std::process::Child,
-    _directory: Directory,
-}
-
-impl Internet {
-    const PUBLIC: &str = "198.51.100.1";
-    const PRIVATE: &str = "10.77.77.1";
-
-    /// With a greeter on this port of all its addresses, which says whom it greets.
-    fn make(port: u16) -> Option<Self> {
-        let directory = Directory::new();
-        let namespace = format!("hearth-test-{}", std::process::id());
-        let link = format!("hti{}", std::process::id() % 100_000);
-        let steps = [
-            format!("netns add {namespace}"),
-            format!("link add {link} type veth peer name eth0 netns {namespace}"),
-            format!("addr add 198.51.100.254/24 dev {link}"),
-            format!("addr add 10.77.77.254/24 dev {link}"),
-            format!("link set {link} up"),
-            format!("-n {namespace} addr add 198.51.100.1/24 dev eth0"),
-            format!("-n {namespace} addr add 10.77.77.1/24 dev eth0"),
-            format!("-n {namespace} link set eth0 up"),
-            format!("-n {namespace} link set lo up"),
-        ];
-        if !steps.iter().all(|step| ip(step)) {
-            ip(&format!("netns del {namespace}"));
-            return None;
-        }
-        let ready = directory.path().join("ready");
-        let program = format!(
-            "
-import socket
-server = socket.create_server(('0.0.0.0', {port}))
-open('{}', 'w').close()
-while True:
-    connection, peer = server.accept()
-    connection.sendall(b'greetings to ' + peer[0].encode())
-    connection.close()
-",
-            ready.display()
-        );
-        let server = Command::new("ip")
-            .args(["netns", "exec", &namespace, "/usr/bin/python3", "-c", &program])
-            .spawn()
-            .ok()?;
-        let internet = Self { namespace, server, _directory: directory };
-        let is_ready = (0..500).any(|_| {
-            std::thread::sleep(std::time::Duration::from_millis(10));
-            ready.exists()
-        });
-        is_ready.then_some(internet)
-    }
-}
-
-impl Drop for Internet {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-        ip(&format!("netns del {}", self.namespace));
-    }
-}
-
-fn ip(arguments: &str) -> bool {
-    let status = Command::new("ip").args(arguments.split(' ')).status();
-    status.is_ok_and(|status| status.success())
-}
-
-async fn egress_reaches_the_internet_only(lab: Lab) -> Outcome {
-    const PORT: u16 = 8080;
-    if !is_root() || lab.adapter.no_egress().is_some() {
-        return Outcome::Skipped("no egress network here".into());
-    }
-    if !Path::new("/usr/bin/python3").exists() {
-        return Outcome::Skipped("no Python in /usr/bin".into());
-    }
-    let Some(_internet) = Internet::make(PORT) else {
-        return Outcome::Skipped("could not make a network namespace with `ip`".into());
-    };
-    let own = greet(listen("0.0.0.0"), "host").port();
-
-    // Another instance, with a listener that must not be reached.
-    let neighbour = "
-import socket
-own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-own.connect(('198.51.100.1', 9))
-server = socket.create_server(('0.0.0.0', 8080))
-print(own.getsockname()[0], flush=True)
-while True:
-    server.accept()[0].sendall(b'neighbour')
-";
-    let mut other = match lab.python("neighbour", neighbour) {
-        Ok(spec) => spec,
-        Err(skipped) => return skipped,
-    };
-    other.network = Network::Egress;
-    let mut output = lab.launch(&other).await;
-    let neighbour: Ipv4Addr = output.line().await.parse().expect("an address");
-    let gateway = Ipv4Addr::from_bits(neighbour.to_bits() - 1);
-
-    let public = format!("{}:{PORT}", Internet::PUBLIC);
-    let mut refused: Vec<String> = [
-        "127.0.0.1",
-        "198.51.100.254", // the host, as the Internet sees it
-        "10.77.77.254",   // the host, on the private network
-        &gateway.to_string(),
-    ]
-    .map(|address| format!("{address}:{own}"))
-    .to_vec();
-    refused.push(format!("{}:{PORT}", Internet::PRIVATE));
-    refused.push(format!("{neighbour}:{PORT}"));
-    refused.push("169.254.169.254:80".into());
-    refused.push(format!("[::1]:{own}"));
-    let targets = [vec![public.clone()], refused.clone()].concat();
-    let spec = probe(&lab, "egress", Network::Egress, &targets);
-    let (said, _) = lab.run(&spec.unwrap_or_else(|_| unreachable!("found above"))).await;
-    assert!(said.contains(&format!("{public} got greetings to 198.51.100.254")), "NAT: {said}");
-    for target in &refused {
-        assert!(said.contains(&format!("{target} failed")), "{target}: {said}");
-    }
-    // The host itself reaches what is refused, so it was not just absent.
-    let from_host = std::net::TcpStream::connect((Internet::PRIVATE, PORT));
-    assert!(from_host.is_ok(), "{from_host:?}");
-    lab.stop(&other.id).await;
-    lab.adapter.shutdown().await;
     Outcome::Passed
 }
