@@ -67,7 +67,8 @@ fn try_one() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let own = OwnedDirectory::create(&state::runtime_parent())?;
-        let config = Config { is_trial: true, ..parts::sandbox_config(None) };
+        let config =
+            Config { is_trial: true, ..parts::sandbox_config(parts::Surroundings::default()) };
         let adapter = SandboxAdapter::start(config).await?;
         let tried = trial::run(&adapter, &own.subdirectory("trial")?, Network::None).await;
         adapter.shutdown().await;

@@ -11,7 +11,7 @@ use std::{
 
 use adapter::Adapter;
 use adapter_process::ProcessAdapter;
-use adapter_sandbox::LastingSandboxAdapter;
+use adapter_sandbox::{LastingSandboxAdapter, Subnet};
 use executor::Template;
 use model::{Capacity, LaunchSpec, Limits, Network};
 use protocol_worker::WorkerConfig;
@@ -151,10 +151,54 @@ pub(crate) enum Chosen {
 }
 
 /// How the sandbox is set up on this machine.
-pub(crate) fn sandbox_config(memory_reserve: Option<u64>) -> adapter_sandbox::Config {
+pub(crate) fn sandbox_config(surroundings: Surroundings) -> adapter_sandbox::Config {
     let launcher = vec!["/proc/self/exe".into(), LAUNCHER.into()];
     let state = state::runtime_parent().join("sandbox");
-    adapter_sandbox::Config { memory_reserve, ..adapter_sandbox::Config::new(state, launcher) }
+    adapter_sandbox::Config {
+        memory_reserve: surroundings.memory_reserve,
+        allowed_networks: surroundings.allowed_networks,
+        untracked_ports: surroundings.own_port.into_iter().collect(),
+        ..adapter_sandbox::Config::new(state, launcher)
+    }
+}
+
+/// What the sandbox must know of the machine around it.
+#[derive(Default)]
+pub(crate) struct Surroundings {
+    /// How much of the host's memory instances leave alone; the usual share if none is given.
+    pub(crate) memory_reserve: Option<u64>,
+    /// What instances may reach although it is not public.
+    pub(crate) allowed_networks: Vec<Subnet>,
+    /// Where the program itself listens, if that is known already.
+    pub(crate) own_port: Option<u16>,
+}
+
+/// The most ranges that can be opened: rules are read by people, too.
+pub(crate) const MOST_ALLOWED_NETWORKS: usize = 256;
+
+/// What is wrong with the ranges that are to be opened, if anything is.
+pub(crate) fn mistake_in_networks(adapter: AdapterName, allowed: &[Subnet]) -> Option<String> {
+    if !allowed.is_empty() && adapter == AdapterName::Process {
+        return Some(
+            "allow-network has no meaning for the adapter `process`: functions reach whatever the \
+             host reaches"
+                .into(),
+        );
+    }
+    (allowed.len() > MOST_ALLOWED_NETWORKS)
+        .then(|| format!("allow-network may be given at most {MOST_ALLOWED_NETWORKS} times"))
+}
+
+/// Says what was opened to instances.
+pub(crate) fn tell_of_networks(allowed: &[Subnet]) {
+    if !allowed.is_empty() {
+        let ranges: Vec<String> = allowed.iter().map(ToString::to_string).collect();
+        eprintln!(
+            "note: instances with the network `egress` also reach {}, but for this host's own \
+             addresses and other instances",
+            ranges.join(", ")
+        );
+    }
 }
 
 /// How workers are spoken to, through sockets in a directory.
@@ -193,11 +237,10 @@ pub(crate) fn template(
 }
 
 impl Chosen {
-    /// Starts it. `memory_reserve` is how much of the host's memory instances leave alone.
     pub(crate) async fn start(
         name: AdapterName,
         data: &OwnedDirectory,
-        memory_reserve: Option<u64>,
+        surroundings: Surroundings,
     ) -> anyhow::Result<Self> {
         match name {
             AdapterName::Process => {
@@ -205,7 +248,7 @@ impl Chosen {
                 Ok(Self::Process(Arc::new(adapter)))
             }
             AdapterName::Sandbox => {
-                let started = LastingSandboxAdapter::start(sandbox_config(memory_reserve)).await;
+                let started = LastingSandboxAdapter::start(sandbox_config(surroundings)).await;
                 let adapter = started.map_err(trial::failure)?;
                 Ok(Self::Sandbox(Arc::new(adapter)))
             }

@@ -2,6 +2,7 @@
 
 use std::{fs::OpenOptions, io::Write, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use adapter_sandbox::Subnet;
 use anyhow::Context;
 use executor::{
     CallError, Engine, Executor, ExecutorConfig, PoolLimits, Progress, Revision, Service,
@@ -20,8 +21,8 @@ use crate::{
     exit::{Failure, Fatal, complain},
     output,
     parts::{
-        self, AdapterName, BIND_TIMEOUT, Chosen, DRAIN_TIMEOUT, Signals, parse_cpus_milli,
-        parse_listen, parse_memory, parse_variable, whole, worker_config,
+        self, AdapterName, BIND_TIMEOUT, Chosen, DRAIN_TIMEOUT, Signals, Surroundings,
+        parse_cpus_milli, parse_listen, parse_memory, parse_variable, whole, worker_config,
     },
     runtimes::{Catalogue, Interpreter, Runtime},
     source,
@@ -73,6 +74,10 @@ pub(crate) struct Arguments {
     /// [default: egress where the machine can give it, else none].
     #[arg(long)]
     network: Option<Network>,
+    /// A range that instances with the network `egress` reach beside public addresses, such as
+    /// 10.1.0.0/16. May be repeated. This host's own addresses and other instances stay closed.
+    #[arg(long = "allow-network", value_name = "CIDR")]
+    allowed_networks: Vec<Subnet>,
     /// Where instances run.
     #[arg(long, value_enum, default_value_t = AdapterName::Sandbox)]
     adapter: AdapterName,
@@ -106,6 +111,10 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
                        it; use the adapter `sandbox` (`hearth doctor` says what it needs)";
         return Err(Fatal::new(Failure::Usage, message).into());
     }
+    let mistake = parts::mistake_in_networks(arguments.adapter, &arguments.allowed_networks);
+    if let Some(mistake) = mistake {
+        return Err(Fatal::new(Failure::Usage, mistake).into());
+    }
     parts::allow_many_files();
     // One thread: the path of a call crosses no core, and a second one would compete with the
     // function for the machine. `docs/performance.md` has the figures.
@@ -126,7 +135,13 @@ async fn serve(arguments: Arguments, stop: &CancellationToken) -> anyhow::Result
     let telemetry = Telemetry(arguments.telemetry.clone());
     let host_config = host_config(&arguments)?;
 
-    let adapter = Chosen::start(arguments.adapter, &data, None).await?;
+    let surroundings = Surroundings {
+        allowed_networks: arguments.allowed_networks.clone(),
+        // A free one is picked only when the function is there.
+        own_port: Some(arguments.listen.port()).filter(|port| *port != 0),
+        ..Surroundings::default()
+    };
+    let adapter = Chosen::start(arguments.adapter, &data, surroundings).await?;
     let network = adapter.prove(&data, arguments.network).await?;
     let prepared = tokio::select! {
         () = stop.cancelled() => {
@@ -155,6 +170,7 @@ async fn serve(arguments: Arguments, stop: &CancellationToken) -> anyhow::Result
             if let Err(error) = outcome {
                 complain(&format!("the function does not start, and its calls fail: {error}"));
             }
+            parts::tell_of_networks(&arguments.allowed_networks);
             announce(server.address()?, &adapter)?;
             telemetry.append("startup", started.elapsed())?;
             let places = Semaphore::new(MAX_CALLS as usize);

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     exit::{Failure, Fatal},
-    parts::{self, Chosen, DRAIN_TIMEOUT, Signals},
+    parts::{self, Chosen, DRAIN_TIMEOUT, Signals, Surroundings},
     runtimes::Catalogue,
     state::{self, OwnedDirectory},
 };
@@ -64,7 +64,13 @@ async fn up(settings: Settings, stop: &CancellationToken) -> anyhow::Result<()> 
     let spans = spans_from_environment()?;
     let own = OwnedDirectory::create(&data.join("run"))?;
     let sockets = OwnedDirectory::create(&state::runtime_parent())?;
-    let adapter = Chosen::start(settings.adapter, &own, settings.memory_reserve).await?;
+    let surroundings = Surroundings {
+        memory_reserve: settings.memory_reserve,
+        allowed_networks: settings.allowed_networks.clone(),
+        // A free one is picked only when the platform is there.
+        own_port: Some(settings.listen.port()).filter(|port| *port != 0),
+    };
+    let adapter = Chosen::start(settings.adapter, &own, surroundings).await?;
     let network = adapter.prove(&own, settings.network).await?;
     let listen = settings.listen;
     let server = Server::bind(listen, ServerLimits { head_timeout: HEAD_TIMEOUT, ..limits() })
@@ -113,6 +119,7 @@ async fn up(settings: Settings, stop: &CancellationToken) -> anyhow::Result<()> 
         ..DoorConfig::default()
     };
     let door = Door::new(door_config, platform.clone(), administration.router());
+    parts::tell_of_networks(&settings.allowed_networks);
     announce(address, &data, &adapter, settings.instances())?;
     server.run(Arc::new(door), stop.cancelled()).await;
     platform.shut_down().await;

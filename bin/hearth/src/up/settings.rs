@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
+use adapter_sandbox::Subnet;
 use client::Url;
 use logs::LogLimits;
 use model::{FunctionName, Network};
@@ -10,7 +11,7 @@ use telemetry::Format;
 
 use crate::{
     exit::{Failure, Fatal},
-    parts::{AdapterName, BIND_TIMEOUT, parse_listen},
+    parts::{self, AdapterName, BIND_TIMEOUT, parse_listen},
 };
 
 const EXAMPLES: &str = "\
@@ -19,7 +20,8 @@ Examples:
   hearth up --listen 0.0.0.0:8080 --public-url https://functions.example.com --production
   hearth up --data /srv/hearth --config /etc/hearth.toml
 
-The file given by --config has the same settings, by the same names (`max-instances = 200`), and
+The file given by --config has the same settings, by the same names (`max-instances = 200`,
+`allow-network = [\"10.1.0.0/16\"]`), and
 `log-bytes = \"16MiB\"` and `log-age = \"7d\"`: how much of each function's log is kept. What is said
 on the command line wins.
 
@@ -71,6 +73,10 @@ pub(crate) struct Arguments {
     /// [default: egress where the machine can give it, else none].
     #[arg(long)]
     network: Option<Network>,
+    /// A range that instances with the network `egress` reach beside public addresses, such as
+    /// 10.1.0.0/16. May be repeated. This host's own addresses and other instances stay closed.
+    #[arg(long = "allow-network", value_name = "CIDR")]
+    allow_network: Vec<Subnet>,
     /// Where instances run [default: sandbox].
     #[arg(long, value_enum)]
     adapter: Option<AdapterName>,
@@ -99,6 +105,7 @@ struct FileSettings {
     #[serde(with = "humantime_serde")]
     load_timeout: Option<Duration>,
     network: Option<Network>,
+    allow_network: Vec<String>,
     adapter: Option<AdapterName>,
     production: bool,
     runtimes: Option<PathBuf>,
@@ -120,6 +127,7 @@ pub(crate) struct Settings {
     pub(crate) memory_reserve: Option<u64>,
     pub(crate) load_timeout: Duration,
     pub(crate) network: Option<Network>,
+    pub(crate) allowed_networks: Vec<Subnet>,
     pub(crate) adapter: AdapterName,
     pub(crate) runtimes: Option<PathBuf>,
     pub(crate) log_format: Option<Format>,
@@ -201,6 +209,16 @@ impl Arguments {
         if file.log_age.is_some_and(|age| !LOG_AGES.contains(&age)) {
             mistakes.push("log-age must be from 1m to 10years".into());
         }
+        let mut allowed_networks = self.allow_network.clone();
+        if allowed_networks.is_empty() {
+            for range in &file.allow_network {
+                match range.parse() {
+                    Ok(range) => allowed_networks.push(range),
+                    Err(error) => mistakes.push(format!("allow-network: {error}")),
+                }
+            }
+        }
+        mistakes.extend(parts::mistake_in_networks(adapter, &allowed_networks));
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
@@ -214,6 +232,7 @@ impl Arguments {
             memory_reserve,
             load_timeout,
             network: self.network.or(file.network),
+            allowed_networks,
             adapter,
             runtimes: self.runtimes.clone().or(file.runtimes),
             log_format: self.log_format.or(log_format),
@@ -341,6 +360,24 @@ mod tests {
         ] {
             assert_eq!(is_public_url(text), expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn ranges_are_opened_by_file_or_line() {
+        let file = "allow-network = ['10.1.0.0/16', '192.168.7.7/32']";
+        let opened = |settings: Settings| -> Vec<String> {
+            settings.allowed_networks.iter().map(ToString::to_string).collect()
+        };
+        let settings = merged(&[], file).expect("right");
+        assert_eq!(opened(settings), ["10.1.0.0/16", "192.168.7.7/32"]);
+        let line = ["--allow-network", "10.2.0.0/16", "--allow-network", "10.3.0.0/16"];
+        assert_eq!(opened(merged(&line, file).expect("right")), ["10.2.0.0/16", "10.3.0.0/16"]);
+        let wrong = "allow-network = ['10.1.0.1/16', '::/0', '0.0.0.0/0']";
+        assert_eq!(merged(&[], wrong).expect_err("wrong").len(), 3);
+        let pointless = merged(&["--adapter", "process"], file).expect_err("wrong");
+        assert!(pointless[0].contains("`process`"), "{pointless:?}");
+        let refused = Line::try_parse_from(["up", "--allow-network", "fd00::/8"]);
+        assert!(refused.err().expect("wrong").to_string().contains("IPv4 networks only"));
     }
 
     #[test]
