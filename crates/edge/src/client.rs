@@ -3,19 +3,19 @@
 use std::{
     fmt, io,
     net::SocketAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready},
     net::TcpStream,
-    time::{Sleep, sleep},
+    time::{Sleep, sleep, timeout},
 };
 
 use crate::{framing::HeadWatch, room::Room};
@@ -53,30 +53,32 @@ impl Client {
     /// Returns when the client will not wait for its reply: its connection broke, or it closed its
     /// sending side `grace` ago.
     ///
-    /// A client that has closed its sending side may still read (`nc`, some proxies); one that has
-    /// gone altogether looks the same until something is sent. So both get the grace, and no more.
+    /// A reset shows at once, also within the grace. A client that has closed its sending side may
+    /// still read (`nc`, some proxies); one that has gone altogether looks the same until something
+    /// is sent. So both get the grace, and no more.
     pub async fn gone(&self, grace: Duration) {
-        let socket = &self.socket;
-        loop {
-            match socket.ready(Interest::READABLE).await {
-                Ok(ready) if ready.is_error() => return,
-                Ok(ready) if ready.is_read_closed() => break,
-                Ok(_) => {}
-                Err(_) => return,
-            }
-            let mut byte = [0_u8];
-            match socket.try_io(Interest::READABLE, || {
-                let (read, _) = rustix::net::recv(socket, &mut byte, rustix::net::RecvFlags::PEEK)?;
-                Ok(read)
-            }) {
-                Ok(0) => break,
-                // The next request is there already, so the client is, too.
-                Ok(_) => return std::future::pending().await,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return,
-            }
+        match self.closing().await {
+            // Nothing but an error can follow.
+            Ok(ready) if !ready.is_error() => {}
+            Ok(_) | Err(_) => return,
         }
-        sleep(grace).await;
+        // An error means that the event loop has ended, and with it everything that waits.
+        let _ = timeout(grace, self.socket.ready(Interest::ERROR)).await;
+    }
+
+    /// Whether the client has closed its sending side, or its connection broke.
+    pub fn has_closed(&self) -> bool {
+        let mut closing = pin!(self.closing());
+        closing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    /// Returns once the client has closed its sending side, or its connection broke.
+    ///
+    /// What it has sent and nobody has read yet is left alone. Among the events of a socket, those
+    /// of priority come with the end of what can be read, and without what can be read; urgent data
+    /// is not listened for, so there are no others.
+    async fn closing(&self) -> io::Result<Ready> {
+        self.socket.ready(Interest::PRIORITY | Interest::ERROR).await
     }
 
     /// Whether the head of its request said in two ways where the body ends.
@@ -160,7 +162,7 @@ impl ClientStream {
     }
 
     /// A short read has emptied the socket, so there is nothing to read until the kernel says so
-    /// again. Without this, [`Client::gone`] would have to look each time.
+    /// again. Without this, each request would cost one more system call.
     fn forget_readiness(&self) {
         let nothing_there = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
         let _ = self.client.socket.try_io(Interest::READABLE, nothing_there);
@@ -270,9 +272,13 @@ impl AsyncWrite for ClientStream {
 
 #[cfg(test)]
 mod tests {
-    use tokio::{net::TcpListener, time::timeout};
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
 
     use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+    /// A grace that no test waits for.
+    const ENDLESS: Duration = Duration::from_secs(24 * 60 * 60);
 
     async fn client() -> (Arc<Client>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -305,5 +311,36 @@ mod tests {
         assert!(client.give_way(since));
         assert!(InProgress::begin(client.clone()).is_none());
         assert!(!client.give_way(since), "once is enough");
+    }
+
+    #[tokio::test]
+    async fn a_reset_shows_at_once_whatever_came_before() {
+        for (sent, is_half_closed) in [("", false), ("", true), ("next", false), ("next", true)] {
+            let (client, mut near) = client().await;
+            near.write_all(sent.as_bytes()).await.expect("send");
+            if is_half_closed {
+                near.shutdown().await.expect("half-closed");
+                timeout(LONG, client.closing()).await.expect("it shows").expect("an event");
+            }
+            near.set_zero_linger().expect("a socket");
+            drop(near);
+            let gone = timeout(LONG, client.gone(ENDLESS)).await;
+            gone.unwrap_or_else(|_| panic!("{sent:?}, half-closed: {is_half_closed}"));
+            assert!(client.has_closed());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_closed_its_sending_side_gets_the_grace() {
+        for sent in ["", "next"] {
+            let (client, mut near) = client().await;
+            assert!(!client.has_closed());
+            near.write_all(sent.as_bytes()).await.expect("send");
+            near.shutdown().await.expect("half-closed");
+            let short = Duration::from_millis(20);
+            timeout(short, client.gone(ENDLESS)).await.expect_err("it may still read");
+            timeout(LONG, client.gone(short)).await.expect("and not for ever");
+            assert!(client.has_closed());
+        }
     }
 }
