@@ -18,6 +18,7 @@ use crate::{
     hosting::Hosted,
     instance::{Engine, Template},
     pool::{CallKey, InstanceKey, Order, Pool, PoolLimits, Refusal, ServiceKey},
+    readahead::Waiting,
     revision::{Revision, StartPhases},
     service::{Lease, Service},
     stock::Stock,
@@ -89,6 +90,7 @@ pub(crate) struct Inner {
     pub(crate) touched: Notify,
     pub(crate) tasks: TaskTracker,
     stop: CancellationToken,
+    pub(crate) waiting_for_readers: Waiting,
 }
 
 /// The table, and what its keys stand for.
@@ -133,6 +135,7 @@ impl Executor {
             touched: Notify::new(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            waiting_for_readers: Waiting::default(),
         });
         let keeper = inner.clone();
         inner.spawn(async move { keeper.keep_time().await });
@@ -299,7 +302,7 @@ impl Inner {
     }
 
     /// A task that ends when the executor is shut down.
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             tokio::select! {

@@ -29,6 +29,7 @@ mod hosting;
 mod instance;
 mod outcome;
 mod pool;
+mod readahead;
 mod report;
 mod revision;
 mod service;

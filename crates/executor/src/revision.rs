@@ -130,7 +130,7 @@ impl StartPhases {
         let attach = self.attach.min(waited - bind);
         let spare = self.spare.min(waited - bind - attach);
         let wait = waited - bind - attach - spare;
-        Phases { wait, spare, attach, bind, call: Duration::ZERO }
+        Phases { wait, spare, attach, bind, ..Phases::default() }
     }
 }
 

@@ -1,12 +1,10 @@
 //! From a call to a reply.
 
 use std::{
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
@@ -24,6 +22,7 @@ use crate::{
     instance::Running,
     outcome::{CallError, Progress},
     pool::{Admission, CallKey, Ended, InstanceKey, Refusal, ServiceKey},
+    readahead::read_ahead,
     report::Load,
     revision::StartPhases,
 };
@@ -62,17 +61,18 @@ impl Service {
     /// also the start of an instance.
     ///
     /// Dropping the future, or the reply's body before its end, cancels the call. A call reaches
-    /// an instance at most once.
+    /// an instance at most once. Its place is free again once its reply is complete, also if nobody
+    /// has read that yet.
     pub async fn call(&self, mut call: Call, progress: &Progress) -> Result<Reply, CallError> {
-        let mut refused = None;
+        let (deadline, mut refused) = (call.deadline, None);
         for _ in 0..MAX_TRIES {
             let mut lease = self.lease(call.deadline, progress).await?;
             progress.given_to(lease.running.id.clone());
             let deadline = call.deadline;
             let (again, attempt) = copy(call);
-            let begun = Instant::now();
+            let calling = Timed::begin(progress, |phases, took| phases.call = took);
             let outcome = lease.running.connection.call(attempt).await;
-            progress.note(|phases| phases.call = begun.elapsed());
+            calling.end();
             match (outcome, again) {
                 (Err(error), Some(copy)) if error.is_safe_to_retry() => {
                     lease.ended = Ended::Lost;
@@ -82,7 +82,11 @@ impl Service {
                 }
                 (Ok(mut reply), _) => {
                     if let Some(rest) = reply.body.rest.take() {
-                        reply.body.rest = Some(Box::pin(Holding { rest, deadline, lease }));
+                        let rest = Box::pin(Holding { rest, deadline, lease });
+                        let waiting = &self.executor.waiting_for_readers;
+                        let (rest, reading) = read_ahead(rest, deadline, waiting);
+                        self.executor.spawn(reading);
+                        reply.body.rest = Some(rest);
                     } else {
                         lease.ended = Ended::Served;
                     }
@@ -131,8 +135,10 @@ impl Service {
             Admitted::Never(refusal) => return Err(self.refused(refusal)),
         };
         let _queued = Queued { executor: &self.executor, service: self.key, call };
+        // Who gives up while it waits has waited, too.
+        let waiting = Timed::begin(progress, |phases, took| phases.wait += took);
         let granted = by(deadline, receiver).await;
-        let waited = begun.elapsed();
+        let waited = waiting.explained();
         let explained = match &granted {
             Some(Ok(Ok(Lease { begun_with: Some(start), .. }))) => start.explain(waited),
             _ => model::Phases { wait: waited, ..model::Phases::default() },
@@ -271,6 +277,36 @@ impl Drop for Lease {
     }
 }
 
+/// Part of a call's path. Dropping it notes how long it took, also of a call that was given up.
+struct Timed<'a> {
+    progress: &'a Progress,
+    begun: Instant,
+    note: Option<fn(&mut model::Phases, Duration)>,
+}
+
+impl<'a> Timed<'a> {
+    fn begin(progress: &'a Progress, note: fn(&mut model::Phases, Duration)) -> Self {
+        Self { progress, begun: Instant::now(), note: Some(note) }
+    }
+
+    /// It is over.
+    fn end(self) {}
+
+    /// It is over, and whoever asks notes what it was for.
+    fn explained(mut self) -> Duration {
+        self.note = None;
+        self.begun.elapsed()
+    }
+}
+
+impl Drop for Timed<'_> {
+    fn drop(&mut self) {
+        if let Some(note) = self.note {
+            self.progress.note(|phases| note(phases, self.begun.elapsed()));
+        }
+    }
+}
+
 /// A call in the queue. Dropping it takes it out.
 struct Queued<'a> {
     executor: &'a Arc<Inner>,
@@ -341,7 +377,7 @@ pub(crate) fn own_end(exit: Exit) -> Option<protocol::CallError> {
     })
 }
 
-/// A body that keeps its place until it has been read.
+/// A body that keeps its place until all of it has come.
 struct Holding {
     rest: BodyStream,
     deadline: Option<Instant>,

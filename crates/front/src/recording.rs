@@ -13,7 +13,7 @@ use edge::{BodyEnd, ReplyBody};
 use executor::Progress;
 use hyper::body::{Body, Frame, SizeHint};
 use model::{CallEnd, CallId, Outcome};
-use protocol::CallHead;
+use protocol::{BodyError, CallHead};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -72,8 +72,11 @@ impl Recording {
     /// The rest of the reply does not come.
     fn broke_off(&mut self, status: u16, error: &BodyEnd) {
         let BodyEnd::Failed(error) = error else { return };
-        let is_late = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
-        self.outcome = if is_late { Outcome::TimedOut } else { Outcome::Failed };
+        self.outcome = match error {
+            BodyError::TimedOut => Outcome::TimedOut,
+            BodyError::Failed { .. } => Outcome::Failed,
+            BodyError::Lost { .. } => Outcome::Lost,
+        };
         self.status = Some(status);
         self.error = Some(error.to_string());
     }

@@ -243,7 +243,7 @@ impl Shared {
                     let _ = waiting.send(Err(CallError::Lost { why: why.into() }));
                 }
                 CallStage::Streaming(body) => {
-                    let _ = body.send(Err(BodyError(why.into())));
+                    let _ = body.send(Err(BodyError::Lost { why: why.into() }));
                 }
                 CallStage::Abandoned => {}
             }

@@ -18,9 +18,24 @@ pub struct Body {
 }
 
 /// Why the rest of a body does not come.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct BodyError(pub String);
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// The call's deadline passed.
+    #[error("Execution timed out.")]
+    TimedOut,
+    /// Whoever sends it failed.
+    #[error("{message}")]
+    Failed {
+        /// The text for the function's error log: message and stack trace.
+        message: String,
+    },
+    /// Whoever sends it was lost.
+    #[error("{why}")]
+    Lost {
+        /// What happened, as a sentence.
+        why: String,
+    },
+}
 
 impl Body {
     /// A body that is there as a whole.

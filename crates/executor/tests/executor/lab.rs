@@ -30,7 +30,7 @@ pub(crate) fn secs(seconds: u64) -> Duration {
 }
 
 /// A protocol whose instances live in this process. A call's path says what happens to it: `/hang`
-/// is never answered, `/sleep/<ms>` late, `/fail` with a failure, `/stream` without end;
+/// is never answered, `/sleep/<ms>` late, `/fail` with a failure, `/stream` without end, `/parts` in two parts;
 /// anything else is answered with the instance's id.
 #[derive(Default)]
 pub(crate) struct FakeProtocol {
@@ -119,8 +119,10 @@ impl Connection for Held {
             return Err(protocol::CallError::Lost { why: why(&closed) });
         }
         let mut body = Body::whole(self.0.id.to_string());
-        if call.head.path == "/stream" {
-            body.rest = Some(Box::pin(Endless));
+        match call.head.path.as_str() {
+            "/stream" => body.rest = Some(Box::pin(Endless)),
+            "/parts" => body.rest = Some(Box::pin(OnePart(Some("part".into())))),
+            _ => {}
         }
         Ok(Reply { status: 200, headers: vec![], body })
     }
@@ -133,6 +135,17 @@ impl Connection for Held {
         let mut closed = self.0.closed.subscribe();
         let closed = closed.wait_for(Option::is_some).await.expect("open");
         (*closed).clone().unwrap_or_default()
+    }
+}
+
+/// The rest of a body: one part, and the end.
+struct OnePart(Option<bytes::Bytes>);
+
+impl futures_core::Stream for OnePart {
+    type Item = Result<bytes::Bytes, protocol::BodyError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(self.0.take().map(Ok))
     }
 }
 

@@ -119,17 +119,48 @@ async fn a_dropped_call_leaves_its_place() {
     call(&service, "/", secs(1)).await.expect("there is room again");
 }
 
+fn call_of(path: &str) -> protocol::Call {
+    protocol::Call {
+        head: Arc::new(protocol::CallHead { path: path.into(), ..Default::default() }),
+        body: protocol::Body::default(),
+        deadline: None,
+        log: None,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_of_a_call_that_was_given_up_is_noted() {
+    let lab = Lab::new(Setup::default());
+    let service = lab.serve(single(1));
+    let (running, waiting) = (Progress::default(), Progress::default());
+    let both = async {
+        tokio::join!(
+            service.call(call_of("/hang"), &running),
+            service.call(call_of("/hang"), &waiting)
+        )
+    };
+    timeout(secs(5), both).await.expect_err("neither ends");
+    assert_eq!((running.phases().call, running.phases().wait), (secs(5), secs(0)));
+    assert_eq!((waiting.phases().call, waiting.phases().wait), (secs(0), secs(5)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_is_complete_leaves_its_place_before_it_is_read() {
+    let lab = Lab::new(Setup::default());
+    let service = lab.serve(single(1));
+    let mut reply = service.call(call_of("/parts"), &Progress::default()).await.expect("a head");
+    crate::call(&service, "/", secs(2)).await.expect("the place is free");
+    let mut rest = reply.body.rest.take().expect("more was announced");
+    let part = std::future::poll_fn(|cx| rest.as_mut().poll_next(cx)).await;
+    assert_eq!(part.expect("a part").expect("whole"), "part");
+    assert!(std::future::poll_fn(|cx| rest.as_mut().poll_next(cx)).await.is_none());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_reply_that_is_still_coming_keeps_its_place() {
     let lab = Lab::new(Setup::default());
     let service = lab.serve(single(1));
-    let call = protocol::Call {
-        head: Arc::new(protocol::CallHead { path: "/stream".into(), ..Default::default() }),
-        body: protocol::Body::default(),
-        deadline: None,
-        log: None,
-    };
-    let reply = service.call(call, &Progress::default()).await.expect("a head");
+    let reply = service.call(call_of("/stream"), &Progress::default()).await.expect("a head");
     assert_eq!(service.load().in_flight, 1);
     timeout(secs(5), crate::call(&service, "/", secs(2)))
         .await

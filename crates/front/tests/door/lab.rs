@@ -194,7 +194,7 @@ impl Stream for Parts {
         }
         match self.parts.next() {
             Some(part) => {
-                let error = |why: &str| BodyError(why.to_owned());
+                let error = |why: &str| BodyError::Failed { message: why.to_owned() };
                 Poll::Ready(Some(part.map(Into::into).map_err(error)))
             }
             None if self.stays_open => Poll::Pending,

@@ -201,8 +201,13 @@ impl Shared {
                 Ok(())
             }
             (CallStage::Waiting(_), None) => Err(format!("it ended call {id} without a head")),
-            (CallStage::Streaming(body), Some((_, message))) => {
-                let _ = body.send(Err(BodyError(message)));
+            (CallStage::Streaming(body), Some((reason, message))) => {
+                let _ = body.send(Err(match reason {
+                    CallFailure::Threw | CallFailure::NoReply => BodyError::Failed { message },
+                    CallFailure::Cancelled | CallFailure::Worker => {
+                        BodyError::Lost { why: format!("The worker gave up the call. {message}") }
+                    }
+                }));
                 Ok(())
             }
             (CallStage::Streaming(_) | CallStage::Abandoned, _) => Ok(()),

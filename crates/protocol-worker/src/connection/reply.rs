@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_core::Stream;
-use protocol::{BodyError, BodyStream, CallError};
+use protocol::{BodyError, BodyStream};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{Parts, Shared};
@@ -85,7 +85,7 @@ impl Stream for ReplyBody {
             Poll::Pending => match self.expired.as_mut().map(|expired| expired.as_mut().poll(cx)) {
                 Some(Poll::Ready(())) => {
                     self.delivered.cancel(CancelReason::TimedOut);
-                    Poll::Ready(Some(Err(BodyError(CallError::TimedOut.to_string()))))
+                    Poll::Ready(Some(Err(BodyError::TimedOut)))
                 }
                 Some(Poll::Pending) | None => Poll::Pending,
             },
