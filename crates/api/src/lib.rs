@@ -25,9 +25,12 @@ pub use report::{
 
 /// The header with which a caller asks for `Server-Timing`: `1`.
 pub const TIMING_HEADER: &str = "x-hearth-timing";
-/// The header in which every reply of a function carries its call's id.
+/// The header in which every reply carries its id. Of a call, it is the one in the function's log.
 pub const CALL_HEADER: &str = "x-hearth-call";
 /// The header in which the answer to a deployment carries its id.
 pub const DEPLOYMENT_HEADER: &str = "x-hearth-deployment";
 /// The code of the problem that the daemon's machine lacks what was asked for.
 pub const NOT_HERE: &str = "not-here";
+/// The header in which a reply that is Hearth's own, since there is none of the function, carries
+/// the code of its [`Problem`]. Functions cannot send it.
+pub const ERROR_HEADER: &str = "x-hearth-error";

@@ -200,7 +200,9 @@ impl Client {
         }
         let sent = request.send().await;
         let mut response = sent.map_err(|error| ClientError::of_request(&error, &self.base))?;
-        let is_replied = response.headers().contains_key(api::CALL_HEADER);
+        let has = |name| response.headers().contains_key(name);
+        // A daemon that is older than the header of errors has none of calls in its own answers.
+        let is_replied = has(api::CALL_HEADER) && !has(api::ERROR_HEADER);
         if response.status() != StatusCode::NOT_FOUND || is_replied {
             return Ok(Reply::new(response, None));
         }

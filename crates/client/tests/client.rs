@@ -140,10 +140,13 @@ async fn a_wrong_token_is_told_from_a_missing_one() {
 async fn an_unknown_function_comes_with_names_like_it() {
     let all = leak(format!("200 OK\n\n[{},{}]", function("hello"), function("resize")));
     let problem = leak(format!("404 Not Found\n\n{PROBLEM}"));
+    let with_id = "x-hearth-call: 1\nx-hearth-error: unknown-function";
+    let new = leak(format!("404 Not Found\n{with_id}\n\n{PROBLEM}"));
     let routes = vec![
         ("GET /v1/functions ", all),
         ("GET /v1/functions/helo", problem),
         ("DELETE /v1/functions/helo", problem),
+        ("GET /fn/helo/new", new),
         ("GET /fn/helo", problem),
     ];
     let stub = Stub::start(routes.leak()).await;
@@ -153,6 +156,7 @@ async fn an_unknown_function_comes_with_names_like_it() {
         client.remove(&helo).await.expect_err("unknown"),
         client.logs(&helo, &LogQuery::default()).await.map(drop).expect_err("unknown"),
         client.invoke(&helo, get("/")).await.map(drop).expect_err("unknown"),
+        client.invoke(&helo, get("/new")).await.map(drop).expect_err("unknown"),
     ];
     for error in errors {
         assert_eq!(error.to_string(), "no function `helo`; did you mean `hello`?");

@@ -146,6 +146,11 @@ impl ReplyBody {
         Self { first: Some(bytes.into()).filter(|bytes| !bytes.is_empty()), rest: None }
     }
 
+    /// Whether part of it is still to come.
+    pub fn is_coming(&self) -> bool {
+        self.rest.is_some()
+    }
+
     /// Writes to this log why the rest does not come, if it does not.
     pub fn report_to(&mut self, log: Arc<dyn CallLog>) {
         if let Some(rest) = &mut self.rest {

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use hyper::{
-    Request, Response, StatusCode,
+    Request, Response,
     body::{Body, Frame, Incoming, SizeHint},
     header::{CONNECTION, HeaderValue},
     server::conn::http1,
@@ -79,6 +79,10 @@ pub trait Handler: Send + Sync + 'static {
         request: Request<Incoming>,
         client: &Arc<Client>,
     ) -> impl Future<Output = Response<Self::Body>> + Send;
+
+    /// Answers a request that says in two ways where its body ends, of which nothing is believed.
+    /// The connection is closed behind the answer (RFC 9112, 6.1).
+    fn refuse_ambiguous(&self) -> Response<Self::Body>;
 }
 
 /// A server that listens and does not yet answer.
@@ -204,23 +208,17 @@ async fn answer<H: Handler>(
 ) -> Result<Response<Answer<H::Body>>, GaveWay> {
     let progress = InProgress::begin(client).ok_or(GaveWay)?;
     if progress.client().is_ambiguous() {
-        return Ok(refuse_ambiguous(progress));
+        let mut response = handler.refuse_ambiguous();
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        return Ok(response.map(|body| Answer { body, _progress: progress }));
     }
     let response = handler.answer(request, progress.client()).await;
-    Ok(response.map(|body| Answer { body: Some(body), _progress: progress }))
-}
-
-/// RFC 9112, 6.1: such a request may be an attempt at smuggling.
-fn refuse_ambiguous<B>(progress: InProgress) -> Response<Answer<B>> {
-    let mut response = Response::new(Answer { body: None, _progress: progress });
-    *response.status_mut() = StatusCode::BAD_REQUEST;
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    response
+    Ok(response.map(|body| Answer { body, _progress: progress }))
 }
 
 /// A response's body, during which its request is in progress.
 struct Answer<B> {
-    body: Option<B>,
+    body: B,
     _progress: InProgress,
 }
 
@@ -232,17 +230,14 @@ impl<B: Body + Unpin> Body for Answer<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        match &mut self.body {
-            Some(body) => Pin::new(body).poll_frame(cx),
-            None => Poll::Ready(None),
-        }
+        Pin::new(&mut self.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        self.body.size_hint()
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use edge::{Bodies, BodyLimits, Client, Handler, ReplyBody, Server, ServerLimits};
-use hyper::{Request, Response, body::Incoming};
+use hyper::{Request, Response, StatusCode, body::Incoming};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -49,6 +49,12 @@ impl Handler for Hello {
             (Err(_), _) => Bytes::from_static(b"unread"),
         };
         Response::new(ReplyBody::whole(text))
+    }
+
+    fn refuse_ambiguous(&self) -> Response<ReplyBody> {
+        let mut response = Response::new(ReplyBody::whole("ambiguous"));
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+        response
     }
 }
 

@@ -4,10 +4,11 @@ use std::{fmt::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use bytes::Bytes;
-use edge::{Bodies, BodyLimits, Client, Gone, Handler, MAX_HEAD, ReplyBody, head_size};
+use edge::{Bodies, BodyLimits, Client, Gone, Handler, MAX_HEAD, ReplyBody, Unread, head_size};
+use executor::Progress;
 use hyper::{
     Request, Response, StatusCode,
-    body::Incoming,
+    body::{Body as _, Incoming},
     header::{CONNECTION, HeaderName, HeaderValue},
     http::request::Parts,
 };
@@ -77,13 +78,43 @@ impl Handler for Door {
     type Body = DoorBody;
 
     async fn answer(&self, request: Request<Incoming>, client: &Arc<Client>) -> HttpResponse {
+        let id = CallId(Uuid::now_v7());
+        let mut response = self.respond(request, client, id).await;
+        response.headers_mut().insert(CALL, call_id(id));
+        response
+    }
+
+    fn refuse_ambiguous(&self) -> HttpResponse {
+        let id = CallId(Uuid::now_v7());
+        let why = "The request has both content-length and transfer-encoding.";
+        let problem = Problem::refused(StatusCode::BAD_REQUEST, why);
+        let mut response = problem.response(id).map(DoorBody::own);
+        response.headers_mut().insert(CALL, call_id(id));
+        response
+    }
+}
+
+impl Door {
+    /// A door to these functions.
+    pub fn new(config: DoorConfig, functions: Arc<dyn Functions>, admin: Router) -> Self {
+        let DoorConfig { domain, body, half_closed_grace } = config;
+        let domain = domain.trim_end_matches('.').to_ascii_lowercase();
+        Self { domain, half_closed_grace, bodies: Bodies::new(body), functions, admin }
+    }
+
+    async fn respond(
+        &self,
+        request: Request<Incoming>,
+        client: &Arc<Client>,
+        id: CallId,
+    ) -> HttpResponse {
         let size = head_size(&request);
         let (parts, body) = request.into_parts();
         let Asked { authority, route } = match self.asked(&parts, size) {
             Ok(asked) => asked,
             Err(problem) => {
                 self.bodies.refuse(body);
-                let mut response = problem.response(None).map(DoorBody::own);
+                let mut response = problem.response(id).map(DoorBody::own);
                 // Who cannot be understood may mean something else with what comes next, too.
                 close(&mut response);
                 return response;
@@ -101,24 +132,15 @@ impl Handler for Door {
         match self.functions.find(name).filter(|target| target.name.as_str() == name) {
             Some(target) => {
                 let head = head::call_head(&parts, &called, authority, client.address().ip());
-                let mut recording = Recording::open(&*target.journal, head);
+                let mut recording = Recording::open(id, &*target.journal, head);
                 recording.is_timed = parts.headers.get(TIMING).is_some_and(|value| value == "1");
                 self.call(&target, recording, body, client).await
             }
             None => {
                 self.bodies.refuse(body);
-                Problem::unknown_function(name).response(None).map(DoorBody::own)
+                Problem::unknown_function(name).response(id).map(DoorBody::own)
             }
         }
-    }
-}
-
-impl Door {
-    /// A door to these functions.
-    pub fn new(config: DoorConfig, functions: Arc<dyn Functions>, admin: Router) -> Self {
-        let DoorConfig { domain, body, half_closed_grace } = config;
-        let domain = domain.trim_end_matches('.').to_ascii_lowercase();
-        Self { domain, half_closed_grace, bodies: Bodies::new(body), functions, admin }
     }
 
     /// Decides where a request goes, before any of its body is read.
@@ -147,20 +169,27 @@ impl Door {
         body: Incoming,
         client: &Arc<Client>,
     ) -> HttpResponse {
-        let id = recording.id;
-        let mut response = match self.bodies.read(body).await {
+        let read = {
+            let _receiving = Receiving::begin(&body, &recording.progress);
+            self.bodies.read(body).await
+        };
+        match read {
             Ok(body) => {
-                recording.deadline = Instant::now().checked_add(target.timeout);
-                self.deliver(&*target.function, recording, body, client).await
+                let deadline = Instant::now().checked_add(target.timeout);
+                self.deliver(&*target.function, recording, body, deadline, client).await
+            }
+            // Whoever has gone chose so; whoever has only closed its sending side reads this.
+            Err(Unread::Broken) if client.has_closed() => {
+                Problem::unread(Unread::Broken, self.bodies.limits())
+                    .response(recording.id)
+                    .map(DoorBody::own)
             }
             Err(unread) => {
                 let problem = Problem::unread(unread, self.bodies.limits());
                 let why = problem.message.clone();
                 failed(&problem, &mut recording, Outcome::Refused, why)
             }
-        };
-        response.headers_mut().insert(CALL, call_id(id));
-        response
+        }
     }
 
     async fn deliver(
@@ -168,13 +197,14 @@ impl Door {
         function: &dyn Callee,
         mut recording: Box<Recording>,
         body: Bytes,
+        deadline: Option<Instant>,
         client: &Arc<Client>,
     ) -> HttpResponse {
         let grace = self.half_closed_grace;
         let call = Call {
             head: recording.head.clone(),
             body: Body::whole(body),
-            deadline: recording.deadline,
+            deadline,
             log: Some(recording.record().clone().as_log()),
         };
         let outcome = tokio::select! {
@@ -204,6 +234,24 @@ impl Door {
     }
 }
 
+/// A request's body on its way. Dropping it notes how long that took.
+struct Receiving<'a>(Option<(Instant, &'a Progress)>);
+
+impl<'a> Receiving<'a> {
+    /// Of a body that is empty, nothing is to be noted.
+    fn begin(body: &Incoming, progress: &'a Progress) -> Self {
+        Self((!body.is_end_stream()).then(|| (Instant::now(), progress)))
+    }
+}
+
+impl Drop for Receiving<'_> {
+    fn drop(&mut self) {
+        if let Some((begun, progress)) = self.0 {
+            progress.note(|phases| phases.receive = begun.elapsed());
+        }
+    }
+}
+
 fn replied(
     reply: Reply,
     mut recording: Box<Recording>,
@@ -230,7 +278,7 @@ fn failed(
     error: String,
 ) -> HttpResponse {
     recording.failed(outcome, problem.status.as_u16(), error);
-    problem.response(Some(recording.id)).map(DoorBody::own)
+    problem.response(recording.id).map(DoorBody::own)
 }
 
 /// For a client that is not there: nothing of this arrives, and the connection ends.
@@ -254,7 +302,9 @@ fn call_id(id: CallId) -> HeaderValue {
 /// Milliseconds in each phase, with three decimals.
 fn server_timing(phases: &Phases) -> HeaderValue {
     let mut text = String::with_capacity(96);
-    for (name, duration) in Phases::NAMES.iter().zip(phases.durations()) {
+    let phases = Phases::NAMES.iter().zip(phases.durations());
+    // The client knows how long it took to send the request, and nobody how long the reply takes.
+    for (name, duration) in phases.filter(|(name, _)| !["receive", "reply"].contains(*name)) {
         let separator = if text.is_empty() { "" } else { ", " };
         let micros = duration.as_micros();
         let (millis, rest) = (micros / 1000, micros % 1000);

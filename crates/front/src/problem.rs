@@ -6,10 +6,12 @@ use edge::{BodyLimits, InvalidStatus, ReplyBody, Unread};
 use executor::CallError;
 use hyper::{
     Response, StatusCode,
-    header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
+    header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
 };
 use model::{CallId, Outcome};
 use serde::Serialize;
+
+const ERROR: HeaderName = HeaderName::from_static(api::ERROR_HEADER);
 
 /// Why there is no reply, as the client sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +33,7 @@ struct Document<'a> {
 struct Body<'a> {
     code: &'a str,
     message: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    call: Option<CallId>,
+    call: CallId,
 }
 
 impl Problem {
@@ -90,14 +91,15 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "function-failed", status.to_string())
     }
 
-    /// The response, with the id of the call if there is one.
-    pub(crate) fn response(&self, call: Option<CallId>) -> Response<ReplyBody> {
+    /// The response, with the id that the client may ask about.
+    pub(crate) fn response(&self, call: CallId) -> Response<ReplyBody> {
         let error = Body { code: self.code, message: &self.message, call };
         let text = serde_json::to_vec(&Document { error }).expect("text and ids are valid JSON");
         let mut response = Response::new(ReplyBody::whole(text));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(ERROR, HeaderValue::from_static(self.code));
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             // RFC 9110, 15.5.6: there must be one.
             let usual = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
@@ -235,7 +237,7 @@ mod tests {
             ),
         ] {
             let (problem, found) = of_call(&error);
-            let response = problem.response(None);
+            let response = problem.response(CallId(uuid::Uuid::nil()));
             let after = response.headers().get(RETRY_AFTER);
             let after = after.map(|value| value.to_str().expect("digits"));
             assert_eq!(

@@ -6,18 +6,25 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use edge::{BodyEnd, ReplyBody};
 use executor::Progress;
 use hyper::body::{Body, Frame, SizeHint};
-use model::{CallEnd, CallId, Outcome};
+use model::{CallEnd, CallId, Outcome, excerpt};
 use protocol::{BodyError, CallHead};
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use crate::functions::{Journal, Record};
+
+/// The most bytes of what clients and functions choose that a call's last line repeats. A target
+/// may have 64 KiB: without a limit, a thousand and a half of them are all that a log of usual size
+/// holds.
+const MOST_OF_METHOD: usize = 32;
+const MOST_OF_PATH: usize = 512;
+const MOST_OF_ERROR: usize = 16 << 10;
 
 /// A call and its open record. Dropping it ends the record: what nobody has said otherwise was
 /// cancelled.
@@ -25,8 +32,8 @@ pub(crate) struct Recording {
     pub(crate) id: CallId,
     pub(crate) head: Arc<CallHead>,
     pub(crate) progress: Progress,
-    /// When the function's time is over; from when the request was complete.
-    pub(crate) deadline: Option<Instant>,
+    /// When the head of a reply came whose body is still coming.
+    replied: Option<Instant>,
     /// Whether the client wants to know where the time went.
     pub(crate) is_timed: bool,
     record: Arc<dyn Record>,
@@ -36,14 +43,13 @@ pub(crate) struct Recording {
 }
 
 impl Recording {
-    pub(crate) fn open(journal: &dyn Journal, head: CallHead) -> Box<Self> {
-        let id = CallId(Uuid::now_v7());
+    pub(crate) fn open(id: CallId, journal: &dyn Journal, head: CallHead) -> Box<Self> {
         let record = journal.open(id, &head);
         Box::new(Self {
             id,
             head: Arc::new(head),
             progress: Progress::default(),
-            deadline: None,
+            replied: None,
             is_timed: false,
             record,
             outcome: Outcome::Cancelled,
@@ -61,6 +67,12 @@ impl Recording {
         self.outcome = outcome;
         self.status = Some(status);
         self.error = Some(error);
+    }
+
+    /// The head of the reply is there, and its body is still coming.
+    fn replies(&mut self, status: u16) {
+        self.replied = Some(Instant::now());
+        self.status = Some(status);
     }
 
     /// All of the reply has been passed on.
@@ -84,15 +96,17 @@ impl Recording {
 
 impl Drop for Recording {
     fn drop(&mut self) {
-        let durations = self.progress.phases().durations();
-        let micros = durations.map(|phase| u64::try_from(phase.as_micros()).unwrap_or(u64::MAX));
+        let mut phases = self.progress.phases();
+        phases.reply = self.replied.map_or(Duration::ZERO, |replied| replied.elapsed());
+        let micros =
+            phases.durations().map(|phase| u64::try_from(phase.as_micros()).unwrap_or(u64::MAX));
         self.record.end(CallEnd {
-            method: self.head.method.clone(),
-            path: self.head.path.clone(),
+            method: excerpt(&self.head.method, MOST_OF_METHOD),
+            path: excerpt(&self.head.path, MOST_OF_PATH),
             outcome: self.outcome,
             status: self.status,
             instance: self.progress.instance().map(|id| id.as_str().to_owned()),
-            error: self.error.take(),
+            error: self.error.take().map(|error| excerpt(&error, MOST_OF_ERROR)),
             phases: micros,
         });
     }
@@ -131,9 +145,12 @@ impl DoorBody {
     }
 
     /// A reply that is recorded when it has been passed on.
-    pub(crate) fn reply(body: ReplyBody, status: u16, recording: Box<Recording>) -> Self {
+    pub(crate) fn reply(body: ReplyBody, status: u16, mut recording: Box<Recording>) -> Self {
         // Of a reply to HEAD, nobody asks for the body.
         let is_over = recording.head.method == "HEAD" || body.is_end_stream();
+        if !is_over && body.is_coming() {
+            recording.replies(status);
+        }
         let mut kind = Kind::Reply { body, status, recording: Some(recording) };
         if is_over {
             kind.served();

@@ -3,9 +3,12 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use edge::{Client, Handler, ReplyBody, ServerLimits};
-use hyper::{Request, Response, body::Incoming};
+use hyper::{Request, Response, StatusCode, body::Incoming};
 
-use crate::service::{Backend, HostConfig, Service};
+use crate::{
+    reply,
+    service::{Backend, HostConfig, Service},
+};
 
 /// A server that listens and does not yet answer.
 pub struct Server(edge::Server);
@@ -42,5 +45,10 @@ impl Handler for Service {
         client: &Arc<Client>,
     ) -> Response<ReplyBody> {
         self.answer(request, client).await
+    }
+
+    fn refuse_ambiguous(&self) -> Response<ReplyBody> {
+        let why = "Request has both content-length and transfer-encoding.";
+        reply::text(StatusCode::BAD_REQUEST, why)
     }
 }

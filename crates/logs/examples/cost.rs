@@ -19,7 +19,7 @@ fn end() -> CallEnd {
         status: Some(200),
         instance: Some("hello-1".into()),
         error: None,
-        phases: [0, 0, 0, 0, 42],
+        phases: [0, 0, 0, 0, 0, 42, 0],
     }
 }
 

@@ -1,6 +1,6 @@
 use std::{fmt, str::FromStr, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use crate::id::InvalidId;
 
@@ -34,6 +34,8 @@ impl FromStr for CallId {
 /// Where the time of a call went. A phase that the call did not go through took none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Phases {
+    /// For the request's body.
+    pub receive: Duration,
     /// For a place: in the queue, and while somebody else's launch was under way.
     pub wait: Duration,
     /// For a spare to be found, or for an instance to be launched if none was there.
@@ -42,17 +44,20 @@ pub struct Phases {
     pub attach: Duration,
     /// Until the function's code was loaded.
     pub bind: Duration,
-    /// In the function, until the head of its reply.
+    /// In the function, until the head of its reply, or until the call was given up.
     pub call: Duration,
+    /// From the head of the reply until its end was passed on, or until it broke off. None of a
+    /// reply that came as a whole.
+    pub reply: Duration,
 }
 
 impl Phases {
     /// Their names, in the order in which a call goes through them.
-    pub const NAMES: [&str; 5] = ["wait", "spare", "attach", "bind", "call"];
+    pub const NAMES: [&str; 7] = ["receive", "wait", "spare", "attach", "bind", "call", "reply"];
 
     /// The durations, in the order of [`Phases::NAMES`].
-    pub fn durations(&self) -> [Duration; 5] {
-        [self.wait, self.spare, self.attach, self.bind, self.call]
+    pub fn durations(&self) -> [Duration; 7] {
+        [self.receive, self.wait, self.spare, self.attach, self.bind, self.call, self.reply]
     }
 }
 
@@ -160,7 +165,19 @@ pub struct CallEnd {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// Microseconds in each phase, in the order of [`Phases::NAMES`].
-    pub phases: [u64; 5],
+    #[serde(deserialize_with = "phases")]
+    pub phases: [u64; 7],
+}
+
+/// Logs that were written before there were `receive` and `reply` have the five in between.
+fn phases<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u64; 7], D::Error> {
+    let given = Vec::<u64>::deserialize(deserializer)?;
+    match given[..] {
+        [wait, spare, attach, bind, call] => Ok([0, wait, spare, attach, bind, call, 0]),
+        _ => given.try_into().map_err(|given: Vec<u64>| {
+            D::Error::invalid_length(given.len(), &"a number for each phase")
+        }),
+    }
 }
 
 /// Which way something was written.
@@ -180,6 +197,21 @@ pub enum LogSource {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn phases_of_earlier_versions_are_read() {
+        for (given, expected) in [
+            ("[1,2,3,4,5]", Some([0, 1, 2, 3, 4, 5, 0])),
+            ("[1,2,3,4,5,6,7]", Some([1, 2, 3, 4, 5, 6, 7])),
+            ("[1,2,3,4,5,6]", None),
+        ] {
+            let line = format!(
+                r#"{{"method":"GET","path":"/","outcome":"served","status":200,"phases":{given}}}"#
+            );
+            let end = serde_json::from_str::<CallEnd>(&line).ok();
+            assert_eq!(end.map(|end| end.phases), expected);
+        }
+    }
 
     #[test]
     fn a_call_id_tells_when_the_call_came() {

@@ -10,6 +10,16 @@ pub fn describe(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// A text of at most `most` bytes with a mark that says how many were left out, if there were more.
+/// For logs: what a client or a function may choose must not fill them.
+pub fn excerpt(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    let kept = &text[..text.floor_char_boundary(most)];
+    format!("{kept}…(+{} bytes)", text.len() - kept.len())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -25,5 +35,17 @@ mod tests {
     #[test]
     fn causes_follow_what_they_cause() {
         assert_eq!(describe(&Outer(Inner)), "could not read the catalog: the disk is full");
+    }
+
+    #[test]
+    fn an_excerpt_says_what_it_leaves_out() {
+        for (text, most, expected) in [
+            ("", 0, ""),
+            ("abc", 3, "abc"),
+            ("abcd", 3, "abc…(+1 bytes)"),
+            ("aäb", 2, "a…(+3 bytes)"), // between characters
+        ] {
+            assert_eq!(excerpt(text, most), expected, "{text:?} {most}");
+        }
     }
 }

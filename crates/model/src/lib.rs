@@ -12,7 +12,7 @@ mod settings;
 mod variable;
 
 pub use call::{CallEnd, CallId, LogEvent, LogLine, LogSource, Outcome, Phases};
-pub use describe::describe;
+pub use describe::{describe, excerpt};
 pub use id::{FunctionName, InstanceId, InvalidId, LogId};
 pub use launch::{Exit, ExitStatus, Instance, InstanceSocket, LaunchSpec, Usage, paths};
 pub use limits::{

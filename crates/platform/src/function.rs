@@ -89,8 +89,8 @@ impl Active {
         if end.outcome != Outcome::Served {
             errors.fetch_add(1, Ordering::Relaxed);
         }
-        let [.., call] = end.phases;
-        busy_micros.fetch_add(call, Ordering::Relaxed);
+        let [.., call, reply] = end.phases;
+        busy_micros.fetch_add(call + reply, Ordering::Relaxed);
         self.metrics.ended(end.outcome);
         self.observers.metrics.phases(&phases(end));
     }
@@ -167,6 +167,6 @@ impl Record for Recorded {
 }
 
 fn phases(end: &CallEnd) -> Phases {
-    let [wait, spare, attach, bind, call] = end.phases.map(Duration::from_micros);
-    Phases { wait, spare, attach, bind, call }
+    let [receive, wait, spare, attach, bind, call, reply] = end.phases.map(Duration::from_micros);
+    Phases { receive, wait, spare, attach, bind, call, reply }
 }

@@ -212,7 +212,7 @@ impl Exporter {
 /// Named as in OpenTelemetry's semantic conventions, as far as these have names.
 fn attributes(call: &CallSpan<'_>) -> Vec<KeyValue> {
     let CallEnd { method, path, outcome, status, instance, error: _, phases } = call.end;
-    let [_, spare, attach, bind, _] = *phases;
+    let [_, _, spare, attach, bind, _, _] = *phases;
     let mut attributes = vec![
         KeyValue::new("faas.name", call.function.as_str().to_owned()),
         KeyValue::new("faas.invocation_id", call.call.to_string()),

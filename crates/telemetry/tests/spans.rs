@@ -60,7 +60,7 @@ fn end(outcome: Outcome) -> CallEnd {
         status: Some(200),
         instance: Some("hello-1".into()),
         error: (outcome != Outcome::Served).then(|| "it went wrong".into()),
-        phases: [0, 3000, 400, 5000, 600],
+        phases: [0, 0, 3000, 400, 5000, 600, 0],
     }
 }
 

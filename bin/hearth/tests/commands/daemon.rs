@@ -397,7 +397,7 @@ fn log() -> Vec<LogLine> {
         status: Some(500),
         instance: Some("a1".into()),
         error: Some("it broke".into()),
-        phases: [10, 0, 0, 0, 1224],
+        phases: [0, 10, 0, 0, 0, 1224, 0],
     };
     vec![
         line(Some(call), LogEvent::Entry { stream: LogSource::Log, text: "hi".into() }),

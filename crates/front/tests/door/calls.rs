@@ -7,7 +7,7 @@ use front::DoorConfig;
 use model::{CallId, Outcome};
 use tokio::io::AsyncWriteExt;
 
-use crate::lab::{Lab, body, header, read_until, rest_of, status};
+use crate::lab::{Lab, body, header, read_until, rest_of, status, until};
 
 fn call_id(response: &str) -> CallId {
     header(response, "x-hearth-call").expect("an id").parse().expect("an id")
@@ -24,7 +24,7 @@ async fn a_call_is_recorded_once_with_how_it_went() {
     assert_eq!((end.method.as_str(), end.path.as_str()), ("GET", "/x/y"));
     assert_eq!((end.outcome, end.status), (Outcome::Served, Some(200)));
     assert_eq!((end.instance.as_deref(), &end.error), (Some("i-1"), &None));
-    assert_eq!(end.phases, [12, 0, 0, 0, 0]);
+    assert_eq!(end.phases, [0, 12, 0, 0, 0, 0, 0]);
 }
 
 #[tokio::test]
@@ -102,7 +102,7 @@ async fn a_client_that_goes_away_in_the_middle_of_a_body_ends_it() {
     let client = lab.send("POST /fn/a HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhalf").await;
     crate::lab::until(|| lab.journals.opened.load(Ordering::Relaxed) == 1).await;
     drop(client);
-    assert_eq!(lab.only_end().await.outcome, Outcome::Refused);
+    assert_eq!(lab.only_end().await.outcome, Outcome::Cancelled);
     assert_eq!(lab.called(), 0);
 }
 
@@ -124,6 +124,88 @@ async fn a_stream_whose_client_goes_away_is_cancelled() {
     drop(client);
     lab.until_running(0).await;
     assert_eq!(lab.only_end().await.outcome, Outcome::Cancelled);
+}
+
+#[tokio::test]
+async fn a_call_lasts_until_the_end_of_its_reply() {
+    let lab = Lab::new().await;
+    let mut client = lab.send("GET /fn/stuck HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    read_until(&mut client, "first").await;
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    drop(client);
+    let end = lab.only_end().await;
+    assert_eq!((end.outcome, end.status), (Outcome::Cancelled, Some(200)), "what it got");
+    let [.., reply] = end.phases;
+    assert!(reply >= 30_000, "{reply} µs");
+}
+
+#[tokio::test]
+async fn a_reset_cancels_a_call_at_once() {
+    let half_closed_grace = Duration::from_secs(24 * 60 * 60);
+    let config = DoorConfig { half_closed_grace, ..DoorConfig::default() };
+    let lab = Lab::with(ServerLimits::default(), config).await;
+    for function in ["hang", "stuck"] {
+        let head = format!("GET /fn/{function} HTTP/1.1\r\nhost: x\r\n\r\n");
+        let client = lab.send(head).await;
+        lab.until_running(1).await;
+        client.set_zero_linger().expect("a socket");
+        drop(client);
+        lab.until_running(0).await;
+    }
+    // A body that does not end for this reason is nobody's mistake.
+    let head = "POST /fn/a HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf";
+    let client = lab.send(head).await;
+    until(|| lab.journals.opened.load(Ordering::Relaxed) == 3).await;
+    client.set_zero_linger().expect("a socket");
+    drop(client);
+    let ends = lab.ends().await;
+    assert!(ends.iter().all(|(_, end)| end.outcome == Outcome::Cancelled), "{ends:?}");
+}
+
+#[tokio::test]
+async fn what_a_client_chooses_does_not_fill_the_log() {
+    let lab = Lab::new().await;
+    let (long, method) = ("x".repeat(60 << 10), "M".repeat(1000));
+    let head = format!("{method} /fn/a/{long} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let response = lab.ask(head).await;
+    assert!(body(&response).contains(&long), "the function sees all of it");
+    let end = lab.only_end().await;
+    assert!(end.path.starts_with("/xxx") && end.path.len() < 600, "{}", end.path);
+    assert!(end.path.ends_with("…(+60929 bytes)"), "{}", end.path);
+    assert!(end.method.starts_with("MMM") && end.method.len() < 64, "{}", end.method);
+}
+
+#[tokio::test]
+async fn every_reply_has_an_id_and_only_the_doors_own_a_code() {
+    let lab = Lab::new().await;
+    let close = "connection: close\r\n\r\n";
+    let large = "x".repeat(70 << 10);
+    for (request, expected, code) in [
+        (format!("GET /fn/a HTTP/1.1\r\nhost: x\r\n{close}"), 200, None),
+        (format!("GET / HTTP/1.1\r\nhost: x\r\n{close}"), 200, None),
+        (format!("GET /fn/odd HTTP/1.1\r\nhost: x\r\n{close}"), 500, Some("function-failed")),
+        (format!("GET /fn/nobody HTTP/1.1\r\nhost: x\r\n{close}"), 404, Some("unknown-function")),
+        (format!("GET /fn/a HTTP/1.1\r\n{close}"), 400, Some("bad-request")),
+        (format!("CONNECT a:80 HTTP/1.1\r\nhost: a:80\r\n{close}"), 405, Some("bad-request")),
+        (
+            format!("GET /fn/a HTTP/1.1\r\nhost: x\r\nx: {large}\r\n{close}"),
+            431,
+            Some("bad-request"),
+        ),
+        (
+            "POST /fn/a HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\
+             transfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+                .into(),
+            400,
+            Some("bad-request"),
+        ),
+    ] {
+        let response = lab.ask(&request).await;
+        assert_eq!(status(&response), expected, "{request:.60}");
+        assert_eq!(header(&response, "x-hearth-error"), code, "{request:.60}");
+        let id = call_id(&response).to_string();
+        assert!(code.is_none() || body(&response).contains(&id), "{response:.600}");
+    }
 }
 
 #[tokio::test]

@@ -115,7 +115,7 @@ pub(crate) fn end(path: &str) -> CallEnd {
         status: Some(200),
         instance: Some("hello-1".into()),
         error: None,
-        phases: [1, 2, 3, 4, 5],
+        phases: [1, 2, 3, 4, 5, 6, 7],
     }
 }
 

@@ -45,7 +45,7 @@ fn lines_are_json_for_the_owner_only() {
     let line = std::fs::read_to_string(&path).expect("a file");
     let expected = "{\"at\":1800000000000,\"call\":\"01a3185c-5000-7000-8000-000000000001\",\
          \"event\":\"end\",\"method\":\"GET\",\"path\":\"/\",\"outcome\":\"served\",\"status\":200,\
-         \"instance\":\"hello-1\",\"phases\":[1,2,3,4,5]}\n";
+         \"instance\":\"hello-1\",\"phases\":[1,2,3,4,5,6,7]}\n";
     assert_eq!(line, expected);
     let mode = |path| std::fs::metadata(path).expect("metadata").permissions().mode() & 0o777;
     assert_eq!((mode(&path), mode(&lab.path("hello"))), (0o600, 0o700));
