@@ -15,13 +15,17 @@
 mod body;
 mod client;
 mod framing;
+mod pace;
+mod pool;
 mod reply;
 mod request;
 mod room;
 mod server;
 
-pub use body::{Bodies, BodyLimits, Unread};
+pub use body::{Bodies, BodyLimits, Paced, Sender, Unread};
 pub use client::Client;
+pub use pace::PaceLimits;
+pub use pool::PoolLimits;
 pub use reply::{BodyEnd, Gone, InvalidStatus, ReplyBody, response};
 pub use request::{Address, MAX_HEAD, call_head, function_headers, head_size, split_authority};
 pub use server::{Handler, Server, ServerLimits};

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use edge::{Bodies, BodyLimits, Client, Handler, ReplyBody, Server, ServerLimits};
+use edge::{Bodies, BodyLimits, Client, Handler, ReplyBody, Sender, Server, ServerLimits};
 use hyper::{Request, Response, StatusCode, body::Incoming};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -35,10 +35,17 @@ struct Hello {
 impl Handler for Hello {
     type Body = ReplyBody;
 
-    async fn answer(&self, request: Request<Incoming>, _: &Arc<Client>) -> Response<ReplyBody> {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        client: &Arc<Client>,
+    ) -> Response<ReplyBody> {
         self.running.fetch_add(1, Ordering::Relaxed);
         let path = request.uri().path().to_owned();
-        let read = self.bodies.read(request.into_body()).await;
+        let read = {
+            let sender = Sender { client: client.address().ip(), function: "" };
+            self.bodies.read(request.into_body(), &sender).await
+        };
         if path == "/held" {
             self.permits.acquire().await.expect("never closed").forget();
         }

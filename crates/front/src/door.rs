@@ -4,7 +4,10 @@ use std::{fmt::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use bytes::Bytes;
-use edge::{Bodies, BodyLimits, Client, Gone, Handler, MAX_HEAD, ReplyBody, Unread, head_size};
+use edge::{
+    Bodies, BodyLimits, Client, Gone, Handler, MAX_HEAD, PaceLimits, Paced, ReplyBody, Sender,
+    Unread, head_size,
+};
 use executor::Progress;
 use hyper::{
     Request, Response, StatusCode,
@@ -39,6 +42,8 @@ pub struct DoorConfig {
     pub domain: String,
     /// What clients may take for a body.
     pub body: BodyLimits,
+    /// How fast the body of a request must come that the router answers.
+    pub upload: PaceLimits,
     /// How long a call goes on whose client has closed its sending side.
     pub half_closed_grace: Duration,
 }
@@ -48,6 +53,8 @@ impl Default for DoorConfig {
         Self {
             domain: "localhost".into(),
             body: BodyLimits::default(),
+            // Sources of 512 MiB are uploaded.
+            upload: PaceLimits { longest: Duration::from_secs(60 * 60), ..PaceLimits::default() },
             half_closed_grace: Duration::from_secs(5),
         }
     }
@@ -62,6 +69,7 @@ pub struct Door {
     domain: String,
     half_closed_grace: Duration,
     bodies: Bodies,
+    upload: PaceLimits,
     functions: Arc<dyn Functions>,
     admin: Router,
 }
@@ -97,9 +105,9 @@ impl Handler for Door {
 impl Door {
     /// A door to these functions.
     pub fn new(config: DoorConfig, functions: Arc<dyn Functions>, admin: Router) -> Self {
-        let DoorConfig { domain, body, half_closed_grace } = config;
+        let DoorConfig { domain, body, upload, half_closed_grace } = config;
         let domain = domain.trim_end_matches('.').to_ascii_lowercase();
-        Self { domain, half_closed_grace, bodies: Bodies::new(body), functions, admin }
+        Self { domain, half_closed_grace, bodies: Bodies::new(body), upload, functions, admin }
     }
 
     async fn respond(
@@ -123,6 +131,7 @@ impl Door {
         let called = match route {
             Route::Function(called) => called,
             Route::Admin => {
+                let body = Paced::new(body, self.upload);
                 let mut request = Request::from_parts(parts, body);
                 request.extensions_mut().insert(Peer(client.address()));
                 return self.administer(request).await;
@@ -155,7 +164,7 @@ impl Door {
         Ok(Asked { authority, route: route(&self.domain, host, parts.uri.path()) })
     }
 
-    async fn administer(&self, request: Request<Incoming>) -> HttpResponse {
+    async fn administer(&self, request: Request<Paced<Incoming>>) -> HttpResponse {
         match self.admin.clone().call(request).await {
             Ok(response) => response.map(DoorBody::admin),
             Err(never) => match never {},
@@ -171,7 +180,8 @@ impl Door {
     ) -> HttpResponse {
         let read = {
             let _receiving = Receiving::begin(&body, &recording.progress);
-            self.bodies.read(body).await
+            let sender = Sender { client: client.address().ip(), function: target.name.as_str() };
+            self.bodies.read(body, &sender).await
         };
         match read {
             Ok(body) => {

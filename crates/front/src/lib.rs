@@ -40,8 +40,8 @@
 //!
 //! The time that a function may take begins when the request is complete, body included: a slow
 //! client does not use up what the function is given. What the client may take is limited by
-//! [`edge::ServerLimits`] and [`DoorConfig::body`]; of what the router reads, size and speed are the
-//! router's business.
+//! [`edge::ServerLimits`] and [`DoorConfig::body`]; of what the router reads, the size is the
+//! router's business, and [`DoorConfig::upload`] limits the time.
 //!
 //! Not here: which functions exist, how they run, who may administer them, TLS.
 

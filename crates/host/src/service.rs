@@ -3,7 +3,10 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use edge::{Bodies, BodyLimits, Client, Gone, MAX_HEAD, ReplyBody, Unread, head_size};
+use edge::{
+    Bodies, BodyLimits, Client, Gone, MAX_HEAD, PaceLimits, PoolLimits, ReplyBody, Sender, Unread,
+    head_size,
+};
 use hyper::{
     Request, Response, StatusCode,
     body::Incoming,
@@ -69,8 +72,13 @@ type HttpResponse = Response<ReplyBody>;
 
 impl Service {
     pub(crate) fn new(config: HostConfig, backend: Arc<dyn Backend>) -> Self {
-        let limits =
-            BodyLimits { size: MAX_BODY, pause: config.body_timeout, ..BodyLimits::default() };
+        // There is one function, which has all the memory to itself.
+        let memory = PoolLimits::default();
+        let limits = BodyLimits {
+            size: MAX_BODY,
+            memory: PoolLimits { per_function: memory.total, ..memory },
+            pace: PaceLimits { pause: config.body_timeout, ..PaceLimits::default() },
+        };
         let bodies = Bodies::new(limits);
         Self { config, backend, bodies, log_ids: LogIds::new() }
     }
@@ -145,7 +153,8 @@ impl Service {
     ) -> HttpResponse {
         let log = log_id.as_ref().map(|id| self.config.logs.open(id));
         let (parts, body) = request.into_parts();
-        let mut response = match self.bodies.read(body).await {
+        let sender = Sender { client: client.address().ip(), function: "" };
+        let mut response = match self.bodies.read(body, &sender).await {
             Ok(body) => {
                 let head = Arc::new(request::call_head(&parts, &self.config.enforced));
                 let body = Body::whole(body);

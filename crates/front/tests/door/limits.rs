@@ -1,8 +1,8 @@
 //! What a client may send, and how slowly.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
-use edge::{BodyLimits, ServerLimits};
+use edge::{BodyLimits, PaceLimits, PoolLimits, ServerLimits};
 use front::DoorConfig;
 use model::Outcome;
 use tokio::{
@@ -11,7 +11,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::lab::{LONG, Lab, status};
+use crate::lab::{LONG, Lab, status, until};
 
 /// Sends byte after byte until the server has had enough; what it answered.
 async fn trickle(mut client: TcpStream, byte: u8) -> String {
@@ -44,11 +44,9 @@ async fn a_head_that_trickles_is_cut_off() {
 
 #[tokio::test]
 async fn a_body_that_trickles_is_cut_off() {
-    let body = BodyLimits {
-        grace: Duration::from_millis(100),
-        bytes_per_second: 1 << 20,
-        ..BodyLimits::default()
-    };
+    let window = Duration::from_millis(100);
+    let pace = PaceLimits { window, bytes_per_second: 1 << 20, ..PaceLimits::default() };
+    let body = BodyLimits { pace, ..BodyLimits::default() };
     let config = DoorConfig { body, ..DoorConfig::default() };
     let lab = Lab::with(ServerLimits::default(), config).await;
     let head = "POST /fn/a HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 1000000\r\n";
@@ -61,12 +59,42 @@ async fn a_body_that_trickles_is_cut_off() {
 
 #[tokio::test]
 async fn a_body_that_pauses_is_cut_off() {
-    let body = BodyLimits { pause: Duration::from_millis(50), ..BodyLimits::default() };
+    let pace = PaceLimits { pause: Duration::from_millis(50), ..PaceLimits::default() };
+    let body = BodyLimits { pace, ..BodyLimits::default() };
     let config = DoorConfig { body, ..DoorConfig::default() };
     let lab = Lab::with(ServerLimits::default(), config).await;
     let head = "POST /fn/a HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 10\r\n";
     assert_eq!(status(&lab.ask(format!("{head}\r\nhalf")).await), 408);
     assert_eq!(lab.only_end().await.outcome, Outcome::Refused);
+}
+
+#[tokio::test]
+async fn bodies_that_trickle_keep_nobody_out() {
+    let total = 1 << 20;
+    let memory = PoolLimits { total, per_client: total, per_function: total };
+    let body = BodyLimits { memory, ..BodyLimits::default() };
+    let config = DoorConfig { body, ..DoorConfig::default() };
+    let lab = Lab::with(ServerLimits::default(), config).await;
+    let head = "POST /fn/a HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length:";
+    // All the memory there is, and then nothing.
+    let mut trickling = Vec::new();
+    for _ in 0..8 {
+        let mut request = format!("{head} 1000000\r\n\r\n").into_bytes();
+        request.resize(request.len() + (120 << 10), b'x');
+        trickling.push(lab.send(request).await);
+    }
+    until(|| lab.journals.opened.load(Ordering::Relaxed) == 8).await;
+    // Whoever has brought 64 KiB in the last two seconds is not slow.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let size = 512 << 10;
+    let mut request = format!("{head} {size}\r\n\r\n").into_bytes();
+    request.resize(request.len() + size, b'x');
+    let response = lab.ask(request).await;
+    assert_eq!(status(&response), 200, "{response:.300}");
+    drop(trickling);
+    let outcomes = lab.ends().await;
+    let given_way = outcomes.iter().filter(|(_, end)| end.status == Some(408)).count();
+    assert!((1..8).contains(&given_way), "as many as were needed: {outcomes:?}");
 }
 
 #[tokio::test]
