@@ -18,7 +18,7 @@ use tokio::{
     time::{Sleep, sleep, timeout},
 };
 
-use crate::{framing::HeadWatch, room::Room};
+use crate::{framing::HeadWatch, room::Room, server::ServerLimits};
 
 /// A client, as long as its connection lasts.
 ///
@@ -32,6 +32,7 @@ pub struct Client {
     /// [`BUSY`], [`ANSWERED`], [`GAVE_WAY`], or [`FIRST_IDLE`] plus when it became idle.
     state: AtomicU64,
     is_ambiguous: AtomicBool,
+    is_late: bool,
 }
 
 const BUSY: u64 = 0;
@@ -40,9 +41,15 @@ const GAVE_WAY: u64 = 2;
 const FIRST_IDLE: u64 = 3;
 
 impl Client {
-    pub(crate) fn new(socket: TcpStream, address: SocketAddr, now: u64) -> Self {
+    pub(crate) fn new(socket: TcpStream, address: SocketAddr, now: u64, is_late: bool) -> Self {
         let state = AtomicU64::new(FIRST_IDLE + now);
-        Self { socket, address, state, is_ambiguous: AtomicBool::new(false) }
+        Self { socket, address, state, is_ambiguous: AtomicBool::new(false), is_late }
+    }
+
+    /// Whether it came when the server had been told to stop: only what is quick and says so is to
+    /// be answered, such as a check of health.
+    pub fn is_late(&self) -> bool {
+        self.is_late
     }
 
     /// Where it calls from.
@@ -144,7 +151,7 @@ impl Drop for InProgress {
     }
 }
 
-/// The byte stream: a write that makes no progress for `stalled_after` fails.
+/// The byte stream: writes to a client that reads too slowly fail.
 ///
 /// Without that, a client that does not read its reply would keep the reply, and its descriptor,
 /// for as long as it likes.
@@ -152,13 +159,30 @@ pub(crate) struct ClientStream {
     client: Arc<Client>,
     room: Arc<Room>,
     head: HeadWatch,
-    stalled_after: Duration,
-    stall: Option<Pin<Box<Sleep>>>,
+    /// The window in which a client must take `write_least` bytes.
+    write_timeout: Duration,
+    write_least: u64,
+    slow: Option<Slow>,
+}
+
+/// A client that is waited for: its window, and what it has taken in it.
+struct Slow {
+    window: Pin<Box<Sleep>>,
+    taken: u64,
 }
 
 impl ClientStream {
-    pub(crate) fn new(client: Arc<Client>, room: Arc<Room>, stalled_after: Duration) -> Self {
-        Self { client, room, head: HeadWatch::new(), stalled_after, stall: None }
+    pub(crate) fn new(client: Arc<Client>, room: Arc<Room>, limits: &ServerLimits) -> Self {
+        let write_timeout = limits.write_timeout;
+        let least = write_timeout.as_millis() * u128::from(limits.write_rate) / 1000;
+        Self {
+            client,
+            room,
+            head: HeadWatch::new(),
+            write_timeout,
+            write_least: u64::try_from(least).unwrap_or(u64::MAX),
+            slow: None,
+        }
     }
 
     /// A short read has emptied the socket, so there is nothing to read until the kernel says so
@@ -174,20 +198,30 @@ impl ClientStream {
         }
     }
 
-    /// Turns "not now" into an error once it has been that for too long.
-    fn bound<T>(
+    /// Turns "not now" into an error once too little was written in a window.
+    fn bound(
         &mut self,
         cx: &mut Context<'_>,
-        progress: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if progress.is_ready() {
-            self.stall = None;
-            return progress;
+        progress: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        match (&progress, &mut self.slow) {
+            (Poll::Ready(_), None) => progress,
+            (Poll::Ready(written), Some(slow)) => {
+                slow.taken += written.as_ref().map_or(0, |written| *written as u64);
+                if slow.taken >= self.write_least {
+                    self.slow = None;
+                }
+                progress
+            }
+            (Poll::Pending, slow) => {
+                let window = self.write_timeout;
+                let slow =
+                    slow.get_or_insert_with(|| Slow { window: Box::pin(sleep(window)), taken: 0 });
+                std::task::ready!(slow.window.as_mut().poll(cx));
+                let why = "the client does not read fast enough";
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)))
+            }
         }
-        let stalled_after = self.stalled_after;
-        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(stalled_after)));
-        std::task::ready!(stall.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
     }
 }
 
@@ -252,6 +286,7 @@ impl AsyncWrite for ClientStream {
 
     /// Called whenever nothing is left to write: if the response is over, the client has it all.
     fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.slow = None;
         if self.client.state.load(Ordering::Relaxed) == ANSWERED {
             self.head.start();
             self.client.rest(&self.room);
@@ -285,7 +320,7 @@ mod tests {
         let address = listener.local_addr().expect("an address");
         let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (socket, address) = far.expect("accept");
-        (Arc::new(Client::new(socket, address, 0)), near.expect("connect"))
+        (Arc::new(Client::new(socket, address, 0, false)), near.expect("connect"))
     }
 
     #[tokio::test]

@@ -47,8 +47,12 @@ pub struct ServerLimits {
     /// How long a request's head may take, however it comes, and how long a connection may be
     /// idle.
     pub head_timeout: Duration,
-    /// How long a client may read nothing of what it is sent.
+    /// As long as there is something to be sent, a client must take
+    /// [`ServerLimits::write_rate`] in each window of this length. Seen from here, it takes what
+    /// the kernel takes, in pieces of up to a megabyte.
     pub write_timeout: Duration,
+    /// The least speed of a client that reads, in bytes per second.
+    pub write_rate: u32,
     /// How long calls may go on after the server was told to stop.
     pub drain_timeout: Duration,
 }
@@ -59,6 +63,7 @@ impl Default for ServerLimits {
             connections: 10_000,
             head_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(30),
+            write_rate: 1 << 10,
             drain_timeout: Duration::from_secs(30),
         }
     }
@@ -110,21 +115,28 @@ impl Server {
     }
 
     /// Answers requests until `stop` returns, then finishes the calls that are running, within the
-    /// drain timeout. Dropping the future drops all connections.
+    /// drain timeout. Until they are finished, new connections are accepted so that clients can be
+    /// told: see [`Client::is_late`]. Dropping the future drops all connections.
     pub async fn run<H: Handler>(self, handler: Arc<H>, stop: impl Future<Output = ()>) {
         let Self { listener, limits } = self;
+        let graceful = GracefulShutdown::new();
         let mut connections = Connections {
             handler,
             limits,
             room: Room::new(limits.connections.max(1)),
-            graceful: GracefulShutdown::new(),
+            graceful: Some(graceful),
             tasks: JoinSet::new(),
         };
         connections.accept(&listener, stop).await;
-        drop(listener);
-        if timeout(limits.drain_timeout, connections.graceful.shutdown()).await.is_err() {
-            warn!("calls were still running when the time to finish them was over");
+        if let Some(graceful) = connections.graceful.take() {
+            let finished = async {
+                if timeout(limits.drain_timeout, graceful.shutdown()).await.is_err() {
+                    warn!("calls were still running when the time to finish them was over");
+                }
+            };
+            connections.accept(&listener, finished).await;
         }
+        drop(listener);
         // Whatever still runs ends with its connection.
         connections.tasks.shutdown().await;
     }
@@ -135,7 +147,8 @@ struct Connections<H> {
     handler: Arc<H>,
     limits: ServerLimits,
     room: Arc<Room>,
-    graceful: GracefulShutdown,
+    /// Tells connections when to end. None once it has: those that come then are late.
+    graceful: Option<GracefulShutdown>,
     tasks: JoinSet<()>,
 }
 
@@ -174,25 +187,32 @@ impl<H: Handler> Connections<H> {
     fn serve(&mut self, socket: TcpStream, address: SocketAddr) {
         // Replies are written as a whole; waiting for more to send would only delay them.
         let _ = socket.set_nodelay(true);
-        let client = Arc::new(Client::new(socket, address, self.room.now()));
+        let is_late = self.graceful.is_none();
+        let client = Arc::new(Client::new(socket, address, self.room.now(), is_late));
         let place = self.room.enter(client.clone());
-        let stream =
-            ClientStream::new(client.clone(), self.room.clone(), self.limits.write_timeout);
+        let stream = ClientStream::new(client.clone(), self.room.clone(), &self.limits);
         let handler = self.handler.clone();
         let service = service_fn(move |request| answer(handler.clone(), client.clone(), request));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.head_timeout)
             .half_close(true)
+            .keep_alive(!is_late)
             .max_buf_size(64 << 10)
             .serve_connection(TokioIo::new(stream), service);
-        let connection = self.graceful.watch(connection);
-        self.tasks.spawn(async move {
-            if let Err(error) = connection.await {
+        let ended = move |outcome: hyper::Result<()>| {
+            if let Err(error) = outcome {
                 debug!(%error, "a connection ended early");
             }
             drop(place);
-        });
+        };
+        match &self.graceful {
+            Some(graceful) => {
+                let connection = graceful.watch(connection);
+                self.tasks.spawn(async move { ended(connection.await) });
+            }
+            None => _ = self.tasks.spawn(async move { ended(connection.await) }),
+        }
     }
 }
 

@@ -15,7 +15,8 @@ use hyper::{Request, Response, StatusCode, body::Incoming};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::Semaphore,
+    sync::{Notify, Semaphore},
+    task::JoinHandle,
     time::timeout,
 };
 
@@ -51,6 +52,7 @@ impl Handler for Hello {
         }
         self.answered.fetch_add(1, Ordering::Relaxed);
         let text = match (read, path.as_str()) {
+            _ if client.is_late() => Bytes::from_static(b"late: hello"),
             (Ok(_), "/large") => Bytes::from(vec![b'x'; 64 << 20]),
             (Ok(_), _) => Bytes::from_static(b"hello"),
             (Err(_), _) => Bytes::from_static(b"unread"),
@@ -68,6 +70,8 @@ impl Handler for Hello {
 struct Lab {
     address: SocketAddr,
     handler: Arc<Hello>,
+    stop: Arc<Notify>,
+    server: JoinHandle<()>,
 }
 
 impl Lab {
@@ -77,8 +81,10 @@ impl Lab {
         let (bodies, permits) = (Bodies::new(BodyLimits::default()), Semaphore::new(0));
         let handler = Hello { bodies, permits, answered: 0.into(), running: 0.into() };
         let handler = Arc::new(handler);
-        tokio::spawn(server.run(handler.clone(), std::future::pending()));
-        Self { address, handler }
+        let stop = Arc::new(Notify::new());
+        let stopped = stop.clone();
+        let running = server.run(handler.clone(), async move { stopped.notified().await });
+        Self { address, handler, stop, server: tokio::spawn(running) }
     }
 
     async fn with_connections(connections: usize) -> Self {
@@ -234,4 +240,45 @@ async fn a_chunked_body_is_read() {
     let body = "11\r\ncontent-length: 4\r\n0\r\n\r\n";
     let mut client = lab.send(&format!("{chunked}{body}")).await;
     assert!(one_of(&mut client).await.contains(" 200 "));
+}
+
+#[tokio::test]
+async fn whoever_comes_while_calls_are_finished_is_told() {
+    let lab = Lab::with_connections(10).await;
+    let mut held = lab.send(HELD).await;
+    lab.until_running(1).await;
+    lab.stop.notify_one();
+    let late = async {
+        loop {
+            let mut client = lab.send(GET).await;
+            let text = rest_of(&mut client).await;
+            if text.contains("late") {
+                return text;
+            }
+        }
+    };
+    let text = timeout(LONG, late).await.expect("once it stops");
+    assert!(text.starts_with("HTTP/1.1 200 ") && text.contains("connection: close"), "{text}");
+    lab.handler.permits.add_permits(1);
+    assert!(one_of(&mut held).await.contains(" 200 "), "it was finished");
+    timeout(LONG, lab.server).await.expect("it ends").expect("no panic");
+    TcpStream::connect(lab.address).await.expect_err("nobody listens");
+}
+
+#[tokio::test]
+async fn a_client_that_reads_too_slowly_loses_its_connection() {
+    let write_timeout = Duration::from_millis(100);
+    // Far more than such a client takes, so that the test does not depend on the machine.
+    let limits = ServerLimits { write_timeout, write_rate: u32::MAX, ..ServerLimits::default() };
+    let lab = Lab::new(limits).await;
+    let mut client = lab.send("GET /large HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let (mut total, mut piece) = (0, vec![0; 64 << 10]);
+    let reading = async {
+        while let Ok(read @ 1..) = client.read(&mut piece).await {
+            total += read;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(LONG, reading).await.expect("an end");
+    assert!(total < 64 << 20, "{total} bytes: it always took some, and not enough");
 }

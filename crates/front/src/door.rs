@@ -35,6 +35,9 @@ const CALL: HeaderName = HeaderName::from_static(api::CALL_HEADER);
 const TIMING: HeaderName = HeaderName::from_static(api::TIMING_HEADER);
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
+/// What is answered also when the server has been told to stop.
+const ANSWERED_LATE: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
 /// What the door must know.
 #[derive(Clone, Debug)]
 pub struct DoorConfig {
@@ -107,7 +110,8 @@ impl Door {
     pub fn new(config: DoorConfig, functions: Arc<dyn Functions>, admin: Router) -> Self {
         let DoorConfig { domain, body, upload, half_closed_grace } = config;
         let domain = domain.trim_end_matches('.').to_ascii_lowercase();
-        Self { domain, half_closed_grace, bodies: Bodies::new(body), upload, functions, admin }
+        let bodies = Bodies::new(body);
+        Self { domain, half_closed_grace, bodies, upload, functions, admin }
     }
 
     async fn respond(
@@ -128,6 +132,11 @@ impl Door {
                 return response;
             }
         };
+        if client.is_late() && !(route == Route::Admin && ANSWERED_LATE.contains(&parts.uri.path()))
+        {
+            self.bodies.refuse(body);
+            return Problem::stopping().response(id).map(DoorBody::own);
+        }
         let called = match route {
             Route::Function(called) => called,
             Route::Admin => {

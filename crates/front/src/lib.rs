@@ -32,16 +32,22 @@
 //!
 //! # What a client sees
 //!
-//! The function's reply, by the rules of [`edge::response`], and the call's id in `x-hearth-call`.
+//! The function's reply, by the rules of [`edge::response`], and the call's id in `x-hearth-call`,
+//! which every answer has, the door's own and those of the router, too.
 //! With the request header `x-hearth-timing: 1` there is also `server-timing`: milliseconds for a
 //! place (`wait`), an instance (`spare`, `attach`, `bind`) and the function's head (`call`).
-//! Without a reply it is an [`api::Problem`] as JSON with the call's id; the whole error is in the
-//! function's log only.
+//! Without a reply it is an [`api::Problem`] as JSON with the call's id and its code in
+//! `x-hearth-error`; the whole error is in the function's log only.
 //!
 //! The time that a function may take begins when the request is complete, body included: a slow
 //! client does not use up what the function is given. What the client may take is limited by
 //! [`edge::ServerLimits`] and [`DoorConfig::body`]; of what the router reads, the size is the
 //! router's business, and [`DoorConfig::upload`] limits the time.
+//!
+//! # The end
+//!
+//! While running calls are finished, new connections get answers to `/healthz`, `/readyz` and
+//! `/metrics`; anything else is a 503 with `retry-after`.
 //!
 //! Not here: which functions exist, how they run, who may administer them, TLS.
 

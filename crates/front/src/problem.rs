@@ -61,6 +61,13 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "unknown-function", message)
     }
 
+    /// A request that came when the server had been told to stop.
+    pub(crate) fn stopping() -> Self {
+        let message = "Hearth is stopping: it finishes the calls that run and takes no new ones.";
+        let stopping = Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", message);
+        Self { retry_after: Some(Duration::from_secs(1)), ..stopping }
+    }
+
     /// A body that was not read.
     pub(crate) fn unread(unread: Unread, limits: &BodyLimits) -> Self {
         match unread {

@@ -10,7 +10,7 @@ use edge::{
 use hyper::{
     Request, Response, StatusCode,
     body::Incoming,
-    header::{CONNECTION, HeaderValue},
+    header::{CONNECTION, HeaderValue, RETRY_AFTER},
 };
 use model::LogId;
 use protocol::{Body, Call, CallError, CallLog, LogStream, Reply};
@@ -88,6 +88,12 @@ impl Service {
         request: Request<Incoming>,
         client: &Arc<Client>,
     ) -> HttpResponse {
+        if client.is_late() {
+            let why = "Stopping: calls that run are finished, new ones are not taken.";
+            let mut response = reply::text(StatusCode::SERVICE_UNAVAILABLE, why);
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            return response;
+        }
         match request.uri().path() {
             "/__opr/health" => return reply::text(StatusCode::OK, "OK"),
             "/__opr/timings" => return self.timings(),

@@ -120,6 +120,31 @@ async fn a_call_that_does_not_end_does_not_keep_the_server_from_ending() {
 }
 
 #[tokio::test]
+async fn whoever_comes_while_calls_are_finished_is_told() {
+    let lab = Lab::new(ServerLimits { drain_timeout: LONG, ..limits() }).await;
+    let running = lab.send("GET /hang HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    lab.until_running(1).await;
+    lab.stop.send(()).expect("it runs");
+    for path in ["/", "/__opr/health"] {
+        let told = async {
+            loop {
+                let head = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+                let mut client = TcpStream::connect(lab.address).await.expect("it listens");
+                client.write_all(head.as_bytes()).await.expect("send");
+                let text = all_of(client).await;
+                if text.starts_with("HTTP/1.1 503 ") {
+                    return text;
+                }
+            }
+        };
+        let text = timeout(LONG, told).await.expect("once it stops");
+        assert!(text.contains("retry-after: 1\r\n"), "{text}");
+    }
+    drop(running);
+    timeout(LONG, lab.server).await.expect("it ends").expect("no panic");
+}
+
+#[tokio::test]
 async fn a_head_that_does_not_come_ends_the_connection() {
     let head_timeout = Duration::from_millis(50);
     let lab = Lab::new(ServerLimits { head_timeout, ..limits() }).await;

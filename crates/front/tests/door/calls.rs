@@ -259,6 +259,24 @@ async fn a_function_cannot_break_out_of_its_headers() {
 }
 
 #[tokio::test]
+async fn while_calls_are_finished_health_is_answered_and_calls_are_refused() {
+    let lab = Lab::new().await;
+    let mut running = lab.send("GET /fn/stuck HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    read_until(&mut running, "first").await;
+    lab.tell_to_stop();
+    // Not told at once, but soon.
+    while status(&lab.get("/fn/a", "x").await) != 503 {}
+    let response = lab.get("/fn/a", "x").await;
+    assert_eq!(header(&response, "retry-after"), Some("1"));
+    assert_eq!(header(&response, "connection"), Some("close"));
+    assert_eq!(header(&response, "x-hearth-error"), Some("stopping"));
+    assert_eq!(body(&lab.get("/readyz", "x").await), "admin");
+    assert_eq!(status(&lab.get("/v1/functions", "x").await), 503);
+    drop(running);
+    lab.ended().await;
+}
+
+#[tokio::test]
 async fn stopping_the_server_ends_the_records_of_what_still_runs() {
     let drain_timeout = Duration::from_millis(50);
     let limits = ServerLimits { drain_timeout, ..ServerLimits::default() };

@@ -24,7 +24,7 @@ use protocol::{Body, BodyError, Call, CallHead, CallLog, LogStream, Reply};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::oneshot,
+    sync::Notify,
     task::JoinHandle,
     time::timeout,
 };
@@ -237,7 +237,7 @@ impl Record for MemoryRecord {
 pub(crate) struct Lab {
     pub(crate) address: SocketAddr,
     pub(crate) journals: Arc<Journals>,
-    stop: oneshot::Sender<()>,
+    stop: Arc<Notify>,
     server: JoinHandle<()>,
 }
 
@@ -252,8 +252,9 @@ impl Lab {
         let journals = Arc::new(Journals::default());
         let admin = Router::new().fallback(async || "admin");
         let door = Arc::new(Door::new(config, Arc::new(Memory(journals.clone())), admin));
-        let (stop, stopped) = oneshot::channel();
-        let server = tokio::spawn(server.run(door, async { drop(stopped.await) }));
+        let stop = Arc::new(Notify::new());
+        let stopped = stop.clone();
+        let server = tokio::spawn(server.run(door, async move { stopped.notified().await }));
         Self { address, journals, stop, server }
     }
 
@@ -302,8 +303,17 @@ impl Lab {
         self.journals.logs.lock().expect("no panic").clone()
     }
 
+    pub(crate) fn tell_to_stop(&self) {
+        self.stop.notify_one();
+    }
+
     pub(crate) async fn stop(self) -> Arc<Journals> {
-        self.stop.send(()).expect("it runs");
+        self.tell_to_stop();
+        self.ended().await
+    }
+
+    /// Returns when it has stopped.
+    pub(crate) async fn ended(self) -> Arc<Journals> {
         timeout(LONG, self.server).await.expect("it ends").expect("no panic");
         self.journals
     }
