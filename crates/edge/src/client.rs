@@ -159,6 +159,8 @@ pub(crate) struct ClientStream {
     client: Arc<Client>,
     room: Arc<Room>,
     head: HeadWatch,
+    /// Nothing has come yet.
+    is_new: bool,
     /// The window in which a client must take `write_least` bytes.
     write_timeout: Duration,
     write_least: u64,
@@ -171,6 +173,15 @@ struct Slow {
     taken: u64,
 }
 
+/// The first byte of a TLS connection: a record of its handshake (RFC 8446, 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+/// The answer to it, which at least people who look at the bytes can read.
+const PLAIN_HTTP: &str = "HTTP/1.1 400 Bad Request\r\n\
+    content-type: text/plain; charset=utf-8\r\n\
+    connection: close\r\n\r\n\
+    This port speaks plain HTTP, and this was TLS: write http:// instead of https://, or put a \
+    proxy in front that speaks TLS.\n";
+
 impl ClientStream {
     pub(crate) fn new(client: Arc<Client>, room: Arc<Room>, limits: &ServerLimits) -> Self {
         let write_timeout = limits.write_timeout;
@@ -179,6 +190,7 @@ impl ClientStream {
             client,
             room,
             head: HeadWatch::new(),
+            is_new: true,
             write_timeout,
             write_least: u64::try_from(least).unwrap_or(u64::MAX),
             slow: None,
@@ -223,6 +235,11 @@ impl ClientStream {
             }
         }
     }
+
+    /// Says that this is not TLS. Whether that arrives is the client's business.
+    fn refuse_tls(&self) {
+        let _ = self.client.socket.try_write(PLAIN_HTTP.as_bytes());
+    }
 }
 
 impl AsyncRead for ClientStream {
@@ -238,6 +255,12 @@ impl AsyncRead for ClientStream {
             // Does not clear the buffer first, which costs as much as parsing a small request.
             match self.client.socket.try_read_buf(buffer) {
                 Ok(read) => {
+                    if self.is_new && buffer.filled().get(before) == Some(&TLS_HANDSHAKE) {
+                        self.refuse_tls();
+                        buffer.set_filled(before);
+                        return Poll::Ready(Ok(()));
+                    }
+                    self.is_new = false;
                     self.look_at(&buffer.filled()[before..]);
                     if (1..room).contains(&read) {
                         self.forget_readiness();

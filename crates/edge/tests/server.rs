@@ -266,6 +266,25 @@ async fn whoever_comes_while_calls_are_finished_is_told() {
 }
 
 #[tokio::test]
+async fn tls_is_told_that_this_is_plain_http() {
+    let lab = Lab::with_connections(10).await;
+    let mut client = TcpStream::connect(lab.address).await.expect("connect");
+    // How a handshake begins: a record with version 3.1 and 512 bytes.
+    let mut hello = vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
+    hello.resize(517, 0x5a);
+    client.write_all(&hello).await.expect("send");
+    let text = rest_of(&mut client).await;
+    assert!(text.starts_with("HTTP/1.1 400 ") && text.contains("plain HTTP"), "{text}");
+    assert_eq!(lab.handler.running.load(Ordering::Relaxed), 0);
+    // The same byte later is no TLS, and no HTTP either.
+    let mut client = lab.idle().await;
+    client.write_all(&[0x16]).await.expect("send");
+    client.write_all(GET.as_bytes()).await.expect("send");
+    let text = rest_of(&mut client).await;
+    assert!(text.starts_with("HTTP/1.1 400 ") && !text.contains("plain HTTP"), "{text}");
+}
+
+#[tokio::test]
 async fn a_client_that_reads_too_slowly_loses_its_connection() {
     let write_timeout = Duration::from_millis(100);
     // Far more than such a client takes, so that the test does not depend on the machine.
