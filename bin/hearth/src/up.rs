@@ -9,7 +9,7 @@ use std::{io::Write, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use anyhow::Context;
 use edge::{Server, ServerLimits};
 use executor::{Engine, Executor, ExecutorConfig, OnColdStart, PoolLimits, SparePolicy};
-use front::{Door, DoorConfig};
+use front::{Door, DoorConfig, OwnNames};
 use platform::{Administration, Parts, Platform, PlatformConfig, Switchboard, Token};
 use protocol_worker::WorkerConfig;
 use telemetry::{ColdStart, Collector, Format, Metrics, Spans};
@@ -73,7 +73,12 @@ async fn up(settings: Settings, stop: &CancellationToken) -> anyhow::Result<()> 
     let adapter = Chosen::start(settings.adapter, &own, surroundings).await?;
     let network = adapter.prove(&own, settings.network).await?;
     let listen = settings.listen;
-    let server = Server::bind(listen, ServerLimits { head_timeout: HEAD_TIMEOUT, ..limits() })
+    let limits = ServerLimits {
+        head_timeout: HEAD_TIMEOUT,
+        drain_timeout: DRAIN_TIMEOUT,
+        ..ServerLimits::default()
+    };
+    let server = Server::bind(listen, limits)
         .await
         .with_context(|| format!("could not listen on {listen}"))?;
     let address = server.address()?;
@@ -115,6 +120,7 @@ async fn up(settings: Settings, stop: &CancellationToken) -> anyhow::Result<()> 
     let administration =
         Administration { platform: platform.clone(), token, started, stop: stop.clone() };
     let door_config = DoorConfig {
+        own_names: own_names(&settings, address),
         domain: settings.domain.clone().unwrap_or_else(|| "localhost".into()),
         ..DoorConfig::default()
     };
@@ -143,8 +149,17 @@ async fn reachable(address: SocketAddr) -> String {
     if address.is_ipv4() { format!("127.0.0.1:{port}") } else { format!("[::1]:{port}") }
 }
 
-fn limits() -> ServerLimits {
-    ServerLimits { drain_timeout: DRAIN_TIMEOUT, ..ServerLimits::default() }
+/// What the daemon is called. Where only this machine can reach it, no other names count.
+fn own_names(settings: &Settings, address: SocketAddr) -> OwnNames {
+    let public = settings.url.as_deref().and_then(|url| {
+        let (_, rest) = url.split_once("://")?;
+        rest.split(['/', '?', '#']).next().map(str::to_owned)
+    });
+    let hosts = address.ip().to_canonical().is_loopback().then(|| {
+        let host = public.as_deref().map(|public| edge::split_authority(public).0.to_owned());
+        host.into_iter().chain(settings.domain.clone()).collect()
+    });
+    OwnNames { hosts, public }
 }
 
 fn executor(

@@ -66,7 +66,7 @@ impl Service {
     /// an instance at most once. Its place is free again once its reply is complete, also if nobody
     /// has read that yet.
     pub async fn call(&self, mut call: Call, progress: &Progress) -> Result<Reply, CallError> {
-        let (deadline, mut refused) = (call.deadline, None);
+        let mut refused = None;
         for _ in 0..MAX_TRIES {
             let mut lease = self.lease(call.deadline, progress).await?;
             progress.given_to(lease.running.id.clone());

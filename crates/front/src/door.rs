@@ -26,6 +26,7 @@ use crate::{
     authority::{authority, host_name},
     functions::{Callee, Functions, Target},
     head,
+    own::OwnNames,
     problem::{self, Problem},
     recording::{DoorBody, Recording},
     route::{Route, route},
@@ -45,6 +46,8 @@ pub struct DoorConfig {
     pub domain: String,
     /// What clients may take for a body.
     pub body: BodyLimits,
+    /// What the daemon is called, for those who administer it.
+    pub own_names: OwnNames,
     /// How fast the body of a request must come that the router answers.
     pub upload: PaceLimits,
     /// How long a call goes on whose client has closed its sending side.
@@ -56,6 +59,7 @@ impl Default for DoorConfig {
         Self {
             domain: "localhost".into(),
             body: BodyLimits::default(),
+            own_names: OwnNames::default(),
             // Sources of 512 MiB are uploaded.
             upload: PaceLimits { longest: Duration::from_secs(60 * 60), ..PaceLimits::default() },
             half_closed_grace: Duration::from_secs(5),
@@ -72,6 +76,7 @@ pub struct Door {
     domain: String,
     half_closed_grace: Duration,
     bodies: Bodies,
+    own_names: OwnNames,
     upload: PaceLimits,
     functions: Arc<dyn Functions>,
     admin: Router,
@@ -108,10 +113,10 @@ impl Handler for Door {
 impl Door {
     /// A door to these functions.
     pub fn new(config: DoorConfig, functions: Arc<dyn Functions>, admin: Router) -> Self {
-        let DoorConfig { domain, body, upload, half_closed_grace } = config;
+        let DoorConfig { domain, body, own_names, upload, half_closed_grace } = config;
         let domain = domain.trim_end_matches('.').to_ascii_lowercase();
         let bodies = Bodies::new(body);
-        Self { domain, half_closed_grace, bodies, upload, functions, admin }
+        Self { domain, half_closed_grace, bodies, own_names, upload, functions, admin }
     }
 
     async fn respond(
@@ -140,6 +145,10 @@ impl Door {
         let called = match route {
             Route::Function(called) => called,
             Route::Admin => {
+                if let Err(problem) = self.own_names.check(&parts, authority) {
+                    self.bodies.refuse(body);
+                    return problem.response(id).map(DoorBody::own);
+                }
                 let body = Paced::new(body, self.upload);
                 let mut request = Request::from_parts(parts, body);
                 request.extensions_mut().insert(Peer(client.address()));

@@ -44,6 +44,12 @@
 //! [`edge::ServerLimits`] and [`DoorConfig::body`]; of what the router reads, the size is the
 //! router's business, and [`DoorConfig::upload`] limits the time.
 //!
+//! # Web pages
+//!
+//! Functions are called from web pages on purpose: any `Host` may name a mount, and what pages of
+//! other sites may read is the function's decision, by the usual headers. Administration is asked
+//! for by the names of the daemon only ([`OwnNames`]), and not by pages of other sites.
+//!
 //! # The end
 //!
 //! While running calls are finished, new connections get answers to `/healthz`, `/readyz` and
@@ -55,12 +61,14 @@ mod authority;
 mod door;
 mod functions;
 mod head;
+mod own;
 mod problem;
 mod recording;
 mod route;
 
 pub use door::{Door, DoorConfig, Peer};
 pub use functions::{Callee, Functions, Journal, Record, Target};
+pub use own::{OwnNames, is_loopback_authority};
 pub use recording::{DoorBody, DoorBodyError};
 pub use route::{Called, Route, route};
 

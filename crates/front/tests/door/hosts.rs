@@ -1,5 +1,8 @@
 //! Which host a request is for, however it says so.
 
+use edge::ServerLimits;
+use front::{DoorConfig, OwnNames};
+
 use crate::{
     lab::{Lab, body, status},
     paths::answered_by,
@@ -51,6 +54,28 @@ async fn a_host_name_selects_a_function_and_nothing_else() {
     ] {
         let response = lab.get(target, host).await;
         assert_eq!(answered_by(&response), expected, "{target:?} {host:?}: {response}");
+    }
+}
+
+#[tokio::test]
+async fn administration_is_asked_for_by_its_own_names_and_functions_by_any() {
+    let own_names = OwnNames { hosts: Some(vec!["shop.example".into()]), public: None };
+    let config = DoorConfig { own_names, ..DoorConfig::default() };
+    let lab = Lab::with(ServerLimits::default(), config).await;
+    for (target, host, expected) in [
+        ("/metrics", "localhost:8080", "admin"),
+        ("/metrics", "shop.example", "admin"),
+        ("/metrics", "evil.example", "421"),
+        ("http://evil.example/metrics", "localhost", "421"),
+        ("/fn/a", "evil.example", "a /"),
+    ] {
+        let response = lab.get(target, host).await;
+        assert_eq!(answered_by(&response), expected, "{target:?} {host:?}: {response}");
+    }
+    let page = "host: localhost\r\norigin: https://evil.example\r\nconnection: close\r\n\r\n";
+    for (target, expected) in [("/v1/status", 403), ("/fn/a", 200)] {
+        let response = lab.ask(format!("GET {target} HTTP/1.1\r\n{page}")).await;
+        assert_eq!(status(&response), expected, "{target}");
     }
 }
 

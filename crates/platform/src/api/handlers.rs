@@ -1,11 +1,14 @@
 use axum::{
     Json,
     extract::{Extension, Path, State},
-    http::{HeaderMap, Method, StatusCode, Uri, header::CONTENT_TYPE},
+    http::{
+        HeaderMap, Method, StatusCode, Uri,
+        header::{CONTENT_TYPE, HOST},
+    },
     response::{IntoResponse, Response},
 };
 use executor::Activity;
-use front::Peer;
+use front::{Peer, is_loopback_authority};
 use model::FunctionName;
 use telemetry::{Levels, METRICS_CONTENT_TYPE};
 
@@ -70,7 +73,10 @@ pub(super) async fn metrics(
     peer: Option<Extension<Peer>>,
     headers: HeaderMap,
 ) -> Response {
-    let is_local = peer.is_some_and(|Extension(Peer(address))| address.ip().is_loopback());
+    // A name that is not this machine's may be one that a web page let point here.
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let is_local = peer.is_some_and(|Extension(Peer(address))| address.ip().is_loopback())
+        && is_loopback_authority(host);
     let is_proxied = headers.contains_key("x-forwarded-for") || headers.contains_key("forwarded");
     if (!is_local || is_proxied) && !shared.admits(&headers) {
         return Refusal::unauthorized().into_response();
