@@ -12,9 +12,11 @@ use std::{
 use adapter::Adapter;
 use adapter_process::ProcessAdapter;
 use adapter_sandbox::{LastingSandboxAdapter, Subnet};
+use edge::ServerLimits;
 use executor::Template;
 use model::{Capacity, LaunchSpec, Limits, Network};
 use protocol_worker::WorkerConfig;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -102,11 +104,43 @@ pub(crate) fn machine() -> Capacity {
 }
 
 /// Each connection needs a descriptor, and the usual soft limit of 1024 is for programs that use
-/// `select`. Failing that, fewer connections are accepted at once.
+/// `select`. Failing that, fewer connections are accepted at once: see [`connections`].
 pub(crate) fn allow_many_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+/// Descriptors for the program's own work: its databases, logs, builds and uploads.
+const OWN_DESCRIPTORS: u64 = 256;
+/// Descriptors for an instance: its socket, its output, its process.
+const DESCRIPTORS_OF_INSTANCE: u64 = 4;
+/// Fewer connections than this are worth a word.
+const FEW_CONNECTIONS: usize = 1000;
+
+/// How many connections may be open at once, by the limit of open files: what is left beside the
+/// program's own work and its instances, but no less than a quarter. Without that, connections
+/// that do nothing would take what deploys and cold starts need.
+pub(crate) fn connections(instances: u32) -> usize {
+    connections_within(getrlimit(Resource::Nofile).current, instances)
+}
+
+fn connections_within(descriptors: Option<u64>, instances: u32) -> usize {
+    let usual = ServerLimits::default().connections;
+    let Some(descriptors) = descriptors else { return usual };
+    let reserve = OWN_DESCRIPTORS + DESCRIPTORS_OF_INSTANCE * u64::from(instances);
+    let left = descriptors.saturating_sub(reserve).max(descriptors / 4).max(1);
+    usize::try_from(left).map_or(usual, |left| left.min(usual))
+}
+
+/// What is to be said of so few connections, if they are few.
+pub(crate) fn few_connections(connections: usize) -> Option<String> {
+    let limit = getrlimit(Resource::Nofile).current?;
+    (connections < FEW_CONNECTIONS).then(|| {
+        format!(
+            "at most {connections} connections are kept open at once, since the limit of open \
+             files is {limit}; allow more with `ulimit -n` or LimitNOFILE"
+        )
+    })
 }
 
 /// The first signal asks for an orderly end, the second for an end.
@@ -394,5 +428,21 @@ mod tests {
         assert!(said.contains("2048 MiB") && said.contains("largest"), "{said}");
         let said = overcommitment(17, None, 8 * GIB).expect("too many");
         assert!(said.contains("8192 MiB") && said.contains("nothing"), "{said}");
+    }
+
+    #[test]
+    fn connections_leave_descriptors_for_other_work() {
+        for (descriptors, instances, expected) in [
+            (None, 4096, 10_000),
+            (Some(1_048_576), 200, 10_000),
+            (Some(10_000), 100, 9344),
+            (Some(1024), 32, 640),
+            (Some(1024), 1000, 256), // not nothing
+            (Some(256), 8, 64),
+            (Some(1), 8, 1),
+        ] {
+            let connections = connections_within(descriptors, instances);
+            assert_eq!(connections, expected, "{descriptors:?} {instances}");
+        }
     }
 }

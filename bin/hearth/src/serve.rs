@@ -158,7 +158,12 @@ async fn serve(arguments: Arguments, stop: &CancellationToken) -> anyhow::Result
     let executor = Executor::new(engine, executor_config(&arguments));
     let template = template(&arguments, &prepared, network);
     let service = Arc::new(executor.serve(revision(&arguments, prepared, &template, &executor)));
-    let server = Server::bind(arguments.listen, ServerLimits::default())
+    let connections = parts::connections(1 + u32::from(arguments.spares));
+    if let Some(few) = parts::few_connections(connections) {
+        eprintln!("note: {few}");
+    }
+    let limits = ServerLimits { connections, ..ServerLimits::default() };
+    let server = Server::bind(arguments.listen, limits)
         .await
         .with_context(|| format!("could not listen on {}", arguments.listen))?;
 

@@ -73,7 +73,9 @@ async fn up(settings: Settings, stop: &CancellationToken) -> anyhow::Result<()> 
     let adapter = Chosen::start(settings.adapter, &own, surroundings).await?;
     let network = adapter.prove(&own, settings.network).await?;
     let listen = settings.listen;
+    let connections = parts::connections(settings.instances());
     let limits = ServerLimits {
+        connections,
         head_timeout: HEAD_TIMEOUT,
         drain_timeout: DRAIN_TIMEOUT,
         ..ServerLimits::default()
@@ -126,6 +128,9 @@ async fn up(settings: Settings, stop: &CancellationToken) -> anyhow::Result<()> 
     };
     let door = Door::new(door_config, platform.clone(), administration.router());
     parts::tell_of_networks(&settings.allowed_networks);
+    if let Some(few) = parts::few_connections(connections) {
+        eprintln!("note: {few}");
+    }
     announce(address, &data, &adapter, settings.instances())?;
     server.run(Arc::new(door), stop.cancelled()).await;
     platform.shut_down().await;
