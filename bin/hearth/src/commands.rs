@@ -79,7 +79,10 @@ impl Command {
 fn with_code(error: anyhow::Error) -> anyhow::Error {
     let Some(cause) = error.downcast_ref::<ClientError>() else { return error };
     let failure = match cause {
-        ClientError::Url { .. } | ClientError::NoToken | ClientError::Path { .. } => Failure::Usage,
+        ClientError::Url { .. }
+        | ClientError::NoTls { .. }
+        | ClientError::NoToken
+        | ClientError::Path { .. } => Failure::Usage,
         ClientError::Refused { status: 400 | 422, .. } => Failure::Usage,
         ClientError::Refused { code, .. } if code == api::NOT_HERE => Failure::Unavailable,
         ClientError::UnknownFunction { .. } | ClientError::Refused { status: 404, .. } => {

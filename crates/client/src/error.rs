@@ -32,6 +32,14 @@ pub enum ClientError {
         /// What the system says.
         reason: String,
     },
+    /// The daemon speaks no TLS.
+    #[error(
+        "the daemon at {url} speaks http, not https: write `http://…`, or reach it through a proxy that speaks TLS"
+    )]
+    NoTls {
+        /// Where it is.
+        url: String,
+    },
     /// Somebody listens and says nothing.
     #[error("the daemon at {url} did not answer in time; is it overloaded or stopped?")]
     Silent {
@@ -102,6 +110,7 @@ impl ClientError {
     pub(crate) fn of_request(error: &reqwest::Error, url: &str) -> Self {
         let (url, reason) = (url.to_owned(), reason(error));
         match error {
+            error if is_no_tls(error) => Self::NoTls { url },
             error if error.is_connect() => Self::Unreachable { url, reason },
             error if error.is_timeout() => Self::Silent { url },
             _ => Self::Broken { reason },
@@ -111,6 +120,16 @@ impl ClientError {
     pub(crate) fn of_body(error: &reqwest::Error) -> Self {
         Self::Broken { reason: reason(error) }
     }
+}
+
+/// Whether the other side answered a TLS handshake with something else.
+fn is_no_tls(error: &(dyn Error + 'static)) -> bool {
+    if let Some(error) = error.downcast_ref::<rustls::Error>() {
+        return matches!(error, rustls::Error::InvalidMessage(_));
+    }
+    // What an I/O error wraps is not among its sources.
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    wrapped.is_some_and(|wrapped| is_no_tls(wrapped)) || error.source().is_some_and(is_no_tls)
 }
 
 /// The innermost cause: the layers around it say where in a library it was.

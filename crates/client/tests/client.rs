@@ -39,8 +39,8 @@ impl Stub {
                 stream.write_all(head.as_bytes()).await.expect("write");
                 // Piece by piece: lines must not depend on how they arrive.
                 for piece in body.as_bytes().chunks(7) {
-                    stream.write_all(piece).await.expect("write");
-                    stream.flush().await.expect("write");
+                    // Who was refused a handshake has gone.
+                    let _ = stream.write_all(piece).await;
                     tokio::task::yield_now().await;
                 }
             }
@@ -63,6 +63,10 @@ async fn read_request(stream: &mut TcpStream) -> String {
     loop {
         let read = stream.read(&mut buffer).await.expect("read");
         request.extend_from_slice(&buffer[..read]);
+        // A TLS handshake, which is answered like a request.
+        if request.first() == Some(&0x16) {
+            return String::new();
+        }
         let text = String::from_utf8_lossy(&request);
         let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
         let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
@@ -123,6 +127,21 @@ async fn no_daemon_is_said_with_what_to_do() {
     let text = error.to_string();
     for part in [url.as_str(), "refused", "hearth up", "HEARTH_URL"] {
         assert!(text.contains(part), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn tls_to_a_daemon_without_is_told_as_that() {
+    let stub = Stub::start(&[("", "400 Bad Request\n\nThis port speaks plain HTTP.")]).await;
+    let url = stub.url.replace("http://", "https://");
+    let client = Client::new(&url, None).expect("a client");
+    for error in [
+        client.status().await.map(drop).expect_err("no TLS"),
+        client.invoke(&name("a"), get("/")).await.map(drop).expect_err("no TLS"),
+    ] {
+        assert!(matches!(error, ClientError::NoTls { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("speaks http, not https") && text.contains(&url), "{text}");
     }
 }
 
