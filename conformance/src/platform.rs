@@ -44,6 +44,7 @@ pub struct Options {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     data: Option<PathBuf>,
+    descriptors: Option<u64>,
 }
 
 /// All that daemons of one platform wrote, to standard output and error.
@@ -76,6 +77,12 @@ impl Options {
     /// Sets a variable of the daemon's environment.
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Lets the daemon open no more files than this.
+    pub fn descriptors(mut self, limit: u64) -> Self {
+        self.descriptors = Some(limit);
         self
     }
 
@@ -355,6 +362,12 @@ impl Drop for Platform {
 impl Daemon {
     fn start(options: &Options, said: &Said) -> Result<Self, Finished> {
         let mut command = hearth();
+        if let Some(limit) = options.descriptors {
+            // The same process, once the shell has set the limit.
+            let program = command.get_program().to_owned();
+            command = with_environment_of(&command, "sh");
+            command.args(["-c", "ulimit -n $0 && exec \"$@\"", &limit.to_string()]).arg(program);
+        }
         command.args(["up", "--listen", "127.0.0.1:0", "--adapter", &adapter()]);
         command.arg("--data").args(&options.data).args(&options.arguments);
         command.envs(options.environment.iter().map(|(name, value)| (name, value)));
@@ -386,6 +399,13 @@ impl Daemon {
         });
         status.expect("it was waited for")
     }
+}
+
+fn with_environment_of(other: &Command, program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().stdin(Stdio::null());
+    command.envs(other.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
 }
 
 /// Reads all that comes. The first line is told, too.

@@ -2,14 +2,14 @@ use std::{net::IpAddr, time::Duration};
 
 use api::{DeployEvent, DeployRequest, Function, Instance, LogQuery, Problem, Status};
 use bytes::{Bytes, BytesMut};
-use model::{FunctionName, LogLine};
+use model::{CallEnd, FunctionName, LogEvent, LogLine};
 use reqwest::{
     Method, RequestBuilder, Response, StatusCode, Url,
     header::AUTHORIZATION,
     multipart::{Form, Part},
 };
 use serde::de::DeserializeOwned;
-use tokio::io::AsyncRead;
+use tokio::{io::AsyncRead, time::timeout};
 use tokio_util::io::ReaderStream;
 
 use crate::{
@@ -22,6 +22,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a removal: running calls get half a minute to end, those who changed the function before
 /// have their turn first, and files are removed.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// For what a daemon writes to a log as soon as it knows it.
+const LOG_TIMEOUT: Duration = Duration::from_secs(3);
 /// Notices a daemon's machine that is gone while nothing is said.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// The largest answer that is read whole: all of ten thousand functions.
@@ -175,6 +177,22 @@ impl Client {
         }
         let answer = self.send(self.authorized(self.http.get(url))).await.map(Lines::new);
         self.explain(answer, name).await
+    }
+
+    /// How a call of a function ended, by the function's log; none if the daemon does not say so
+    /// within three seconds, or to nobody without its token.
+    pub async fn end_of_call(&self, name: &FunctionName, call: &str) -> Option<CallEnd> {
+        let query = LogQuery { call: Some(call.into()), follow: true, ..LogQuery::default() };
+        let reading = async {
+            let mut lines = self.logs(name, &query).await.ok()?;
+            while let Some(line) = lines.next().await.ok()? {
+                if let LogEvent::End(end) = line.event {
+                    return Some(end);
+                }
+            }
+            None
+        };
+        timeout(LOG_TIMEOUT, reading).await.ok().flatten()
     }
 
     /// What runs.

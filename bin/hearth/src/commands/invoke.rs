@@ -5,12 +5,11 @@ mod shown;
 
 use std::{io::Write, time::Duration};
 
-use anyhow::Context;
 use client::{
-    Client, Invocation, Method, Reply,
+    Client, ClientError, Invocation, Method, Reply,
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
-use model::{FunctionName, Plain};
+use model::{CallEnd, FunctionName, Outcome, Plain};
 use shown::Shown;
 use tokio::time::Instant;
 
@@ -131,7 +130,12 @@ impl Printer {
         if self.is_included {
             self.head(&reply)?;
         }
-        while let Some(chunk) = reply.chunk().await.context("the reply was cut off")? {
+        loop {
+            let chunk = match reply.chunk().await {
+                Ok(None) => break,
+                Ok(Some(chunk)) => chunk,
+                Err(error) => return Err(cut_off(client, name, &reply, error).await),
+            };
             match &mut self.shown {
                 Some(shown) => self.out.write_all(shown.add(&chunk).as_bytes())?,
                 None => self.out.write_all(&chunk)?,
@@ -163,6 +167,41 @@ impl Printer {
         }
         writeln!(self.out)?;
         Ok(())
+    }
+}
+
+/// Why the rest of a reply does not come. The connection only breaks; the function's log knows.
+async fn cut_off(
+    client: &Client,
+    name: &FunctionName,
+    reply: &Reply,
+    error: ClientError,
+) -> anyhow::Error {
+    let Some(call) = header(reply, api::CALL_HEADER) else {
+        return anyhow::Error::new(error).context("the reply was cut off");
+    };
+    let hint = format!("`hearth logs {name} --call {call}`");
+    match client.end_of_call(name, call).await.and_then(|end| why_cut_off(&end)) {
+        Some(why) => anyhow::anyhow!("the reply was cut off: `{name}` {why}; see {hint}"),
+        None => {
+            anyhow::Error::new(error).context(format!("the reply was cut off; {hint} may say why"))
+        }
+    }
+}
+
+/// None of a call that the daemon knows no trouble of.
+fn why_cut_off(end: &CallEnd) -> Option<String> {
+    let took = micros(end.phases.iter().fold(0, |sum, phase| sum.saturating_add(*phase)));
+    let error = end.error.as_ref().and_then(|error| error.lines().next());
+    let error = error.map_or(String::new(), |error| format!(" ({error})"));
+    match end.outcome {
+        Outcome::TimedOut => {
+            Some(format!("did not end its reply within its timeout; it was stopped after {took}"))
+        }
+        Outcome::Failed => Some(format!("failed while it replied, after {took}{error}")),
+        Outcome::Lost => Some(format!("lost its instance while it replied, after {took}{error}")),
+        Outcome::Cancelled => Some(format!("was stopped with the daemon, after {took}")),
+        Outcome::Served | Outcome::NotLoaded | Outcome::Refused => None,
     }
 }
 

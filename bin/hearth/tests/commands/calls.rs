@@ -1,6 +1,10 @@
 //! `hearth invoke`: what is sent, and what is printed.
 
-use std::{fs, io::Write, process::Stdio};
+use std::{
+    fs,
+    io::{Read, Write},
+    process::Stdio,
+};
 
 use crate::{
     Folder,
@@ -114,4 +118,28 @@ fn a_failed_call_still_prints_its_body() {
     let told = stderr(&output);
     assert!(told.contains("wait 0.012ms, call 1.5ms; seen from here"), "{told}");
     assert!(told.contains(&format!("hearth logs hello --call {CALL}")), "{told}");
+}
+
+#[test]
+fn a_reply_that_is_cut_off_is_explained_by_the_log() {
+    let daemon = Daemon::start();
+    let mut command = program(&daemon.url());
+    command.args(["invoke", "hello", "--path", "/cut"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = child.expect("the program runs");
+    let mut first = [0; 6];
+    let mut stdout = child.stdout.take().expect("piped");
+    stdout.read_exact(&mut first).expect("what there is");
+    assert_eq!(&first, b"first\n");
+    daemon.release();
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(1));
+    let told = stderr(&output);
+    for expected in [
+        "`hello` failed while it replied, after 1.23ms (it broke)",
+        &format!("hearth logs hello --call {CALL}"),
+    ] {
+        assert!(told.contains(expected), "{expected}: {told}");
+    }
+    assert!(daemon.seen("GET", "/v1/functions/hello/logs").target.contains(CALL));
 }

@@ -175,7 +175,9 @@ fn api(seen: &Seen, state: &Arc<Shared>) -> Answer {
         ("GET", ["functions", _, "logs"]) if query.contains("call=7f") => {
             problem(404, "unknown-call", "there is no call whose id begins like that")
         }
-        ("GET", ["functions", _, "logs"]) if query.contains("follow=true") => {
+        ("GET", ["functions", _, "logs"])
+            if query.contains("follow=true") && !query.contains("call=") =>
+        {
             let (first, rest) = (lines(&log()[..1]), lines(&log()[1..]));
             pieces(state, first, rest)
         }
@@ -192,6 +194,11 @@ fn call(seen: &Seen, target: &str, state: &Arc<Shared>) -> Answer {
         ("hello", "stream") => pieces(state, "first\n".into(), "second\n".into()),
         ("hello", "fail") => whole(500, "it broke"),
         ("hello", "escape") => whole(200, "\x1b[2Jmoved"),
+        ("hello", "cut") => {
+            let mut cut = pieces(state, "first\n".into(), "second\n".into());
+            cut.headers_mut().insert("content-length", "100".parse().expect("a header"));
+            cut
+        }
         ("hello", _) => {
             let head = format!("{} /{path} {kind}\n", seen.method);
             let mut body = head.into_bytes();
