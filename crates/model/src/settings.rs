@@ -72,6 +72,9 @@ pub enum InvalidSetting {
 
 /// The least memory that a runtime starts with.
 const LEAST_MEMORY: u64 = 16 << 20;
+/// The most memory of an instance. More than a machine has is allowed, and says nothing; what no
+/// machine has is a mistake.
+const MOST_MEMORY: u64 = 1 << 40;
 /// The most calls at once in an instance (docs/protocols/worker.md).
 pub const MOST_CONCURRENCY: u32 = 1024;
 /// The most instances of one function on a host.
@@ -98,7 +101,8 @@ impl Settings {
         let given = humantime::format_duration(*timeout).to_string();
         check(is_timeout, "timeout", given, "from 1ms to 24h");
         let memory = limits.memory_bytes;
-        check(memory >= LEAST_MEMORY, "memory", format_size(memory), "at least 16MiB");
+        let is_memory = (LEAST_MEMORY..=MOST_MEMORY).contains(&memory);
+        check(is_memory, "memory", format_size(memory), "from 16MiB to 1024GiB");
         let Scale { concurrency, min, max, idle: _ } = *scale;
         let is_concurrency = (1..=MOST_CONCURRENCY).contains(&concurrency);
         check(is_concurrency, "concurrency", concurrency.to_string(), "from 1 to 1024");
@@ -165,7 +169,7 @@ mod tests {
         let expected = [
             "environment is a value with NUL; it must be values without NUL",
             "timeout is 0s; it must be from 1ms to 24h",
-            "memory is 1B; it must be at least 16MiB",
+            "memory is 1B; it must be from 16MiB to 1024GiB",
             "concurrency is 0; it must be from 1 to 1024",
             "min is 3; it must be at most max, which is 2",
             "the variable \"A B\" must have a name of letters, digits, `_`, `.` and `-`, and not \
@@ -190,6 +194,24 @@ mod tests {
                 "cpus is 100; it must be at most 2, which is all that the machine has",
             ]
         );
+    }
+
+    #[test]
+    fn memory_that_no_machine_has_is_a_mistake() {
+        for (bytes, is_right) in [
+            (LEAST_MEMORY - 1, false),
+            (LEAST_MEMORY, true),
+            (MOST_MEMORY, true),
+            (MOST_MEMORY + 1, false),
+            (97 << 40, false),
+            (u64::MAX, false),
+        ] {
+            let limits = Limits::with_memory(bytes);
+            let mistakes = Settings { limits, ..Settings::default() }.mistakes();
+            assert_eq!(mistakes.is_empty(), is_right, "{bytes}: {mistakes:?}");
+            let text = mistakes.first().map(ToString::to_string).unwrap_or_default();
+            assert!(is_right || text.ends_with("from 16MiB to 1024GiB"), "{text}");
+        }
     }
 
     #[test]
