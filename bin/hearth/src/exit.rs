@@ -82,7 +82,7 @@ fn command_of_line(program: &mut Command) -> &mut Command {
 pub(crate) fn complain(text: &str) {
     let text = format!("hearth: {text}");
     // Nobody may be there to read it.
-    let _ = writeln!(std::io::stderr(), "{}", PlainLines { text: &text, mark: MARK });
+    eprintln!("{}", PlainLines { text: &text, mark: MARK });
 }
 
 /// Stands before lines that somebody else wrote.

@@ -1,6 +1,10 @@
 //! Hearth runs functions. This is the program: it reads what the user asked for, builds the parts,
 //! runs them and shuts them down. The only place where adapters and protocols are chosen by name.
 
+// Before all others, which use its macros.
+#[macro_use]
+mod say;
+
 mod commands;
 mod doctor;
 mod exit;
@@ -47,6 +51,8 @@ enum Command {
     Client(commands::Command),
 }
 
+const FIRST: &str = "nothing has logged yet";
+
 fn main() -> ExitCode {
     // Before anything else: the launcher must stay single-threaded and small.
     match std::env::args_os().nth(1) {
@@ -62,8 +68,13 @@ fn main() -> ExitCode {
         return first::main();
     }
     let verbosity = arguments.verbose;
-    if !matches!(arguments.command, Command::Up(_)) {
-        telemetry::start_logging(Format::Text, verbosity).expect("nothing has logged yet");
+    match arguments.command {
+        // Its settings say how it logs.
+        Command::Up(_) => {}
+        Command::Serve(_) => {
+            telemetry::start_daemon_logging(Format::Text, verbosity).expect(FIRST);
+        }
+        _ => telemetry::start_logging(Format::Text, verbosity).expect(FIRST),
     }
     let outcome = match arguments.command {
         Command::Up(arguments) => up::run(&arguments, verbosity),
@@ -72,5 +83,7 @@ fn main() -> ExitCode {
         Command::Runtimes(arguments) => runtimes::run(&arguments),
         Command::Client(command) => command.run(&arguments.connection),
     };
-    exit::report(outcome)
+    let code = exit::report(outcome);
+    telemetry::finish_logging();
+    code
 }

@@ -1,4 +1,4 @@
-//! What instances print outside of calls, for the person at the terminal.
+//! What daemons and instances say to the person at the terminal.
 
 use std::{
     io::Write,
@@ -9,6 +9,7 @@ use std::{
 use model::{InstanceId, Plain};
 use protocol::{CallLog, LogStream};
 use tokio::time::Instant;
+use tracing::warn;
 
 /// A line is broken here.
 const MAX_LINE: usize = 16 << 10;
@@ -33,6 +34,15 @@ struct Allowance {
     since: Instant,
     used: usize,
     left_out: usize,
+}
+
+/// Writes to standard output that a daemon serves. If it is closed or full, the log says so, and the
+/// daemon serves all the same.
+pub(crate) fn announce(text: &str) {
+    let mut out = std::io::stdout().lock();
+    if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        warn!(%error, "could not write to standard output that calls are accepted");
+    }
 }
 
 /// The log of an instance.
@@ -66,10 +76,8 @@ impl CallLog for InstanceOutput {
 
 impl InstanceOutput {
     fn print(&self, lines: &str) {
-        let mut out = std::io::stderr().lock();
         for line in lines.lines() {
-            // A closed terminal is no reason to stop serving.
-            let _ = writeln!(out, "[{}] {}", self.id, Plain(line));
+            eprintln!("[{}] {}", self.id, Plain(line));
         }
     }
 }

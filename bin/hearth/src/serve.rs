@@ -176,7 +176,7 @@ async fn serve(arguments: Arguments, stop: &CancellationToken) -> anyhow::Result
                 complain(&format!("the function does not start, and its calls fail: {error}"));
             }
             parts::tell_of_networks(&arguments.allowed_networks);
-            announce(server.address()?, &adapter)?;
+            announce(server.address()?, &adapter);
             telemetry.append("startup", started.elapsed())?;
             let places = Semaphore::new(MAX_CALLS as usize);
             let backend = Arc::new(Serving { service: service.clone(), places });
@@ -189,15 +189,13 @@ async fn serve(arguments: Arguments, stop: &CancellationToken) -> anyhow::Result
 }
 
 /// Says where calls are accepted, now that they are. Both lines are for programs, too.
-fn announce(address: SocketAddr, adapter: &Chosen) -> anyhow::Result<()> {
+fn announce(address: SocketAddr, adapter: &Chosen) {
     for weakness in adapter.weaknesses() {
         eprintln!("note: {weakness}");
     }
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "listening on http://{address}")?;
-    writeln!(out, "HTTP server successfully started!")?;
-    out.flush()?;
-    Ok(())
+    output::announce(&format!(
+        "listening on http://{address}\nHTTP server successfully started!\n"
+    ));
 }
 
 struct Serving {

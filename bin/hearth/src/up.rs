@@ -4,7 +4,7 @@ mod data;
 mod languages;
 mod settings;
 
-use std::{io::Write, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use edge::{Server, ServerLimits};
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     exit::{Failure, Fatal},
+    output,
     parts::{self, Chosen, DRAIN_TIMEOUT, Signals, Surroundings},
     runtimes::Catalogue,
     state::{self, OwnedDirectory},
@@ -40,7 +41,7 @@ pub(crate) fn run(arguments: &Arguments, verbosity: u8) -> anyhow::Result<()> {
     let settings = arguments.settings()?;
     let format = settings.log_format.unwrap_or(Format::Text);
     // What an operator wants to see happens at this level.
-    telemetry::start_logging(format, verbosity.max(1))?;
+    telemetry::start_daemon_logging(format, verbosity.max(1))?;
     parts::allow_many_files();
     // One thread: see `hearth serve`. What waits for the disk does so on threads of its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -131,7 +132,7 @@ async fn up(settings: Settings, stop: &CancellationToken) -> anyhow::Result<()> 
     if let Some(few) = parts::few_connections(connections) {
         eprintln!("note: {few}");
     }
-    announce(address, &data, &adapter, settings.instances())?;
+    announce(address, &data, &adapter, settings.instances());
     server.run(Arc::new(door), stop.cancelled()).await;
     platform.shut_down().await;
     adapter.shut_down().await;
@@ -216,22 +217,17 @@ fn spans_from_environment() -> anyhow::Result<Arc<Spans>> {
     Ok(Arc::new(spans))
 }
 
-/// Says where calls are accepted, now that they are. The first line is for programs, too.
-fn announce(
-    address: SocketAddr,
-    data: &Path,
-    adapter: &Chosen,
-    instances: u32,
-) -> anyhow::Result<()> {
+/// Says where calls are accepted, now that they are. The first line is for programs, too. Nobody
+/// need listen: that is no reason not to serve.
+fn announce(address: SocketAddr, data: &Path, adapter: &Chosen, instances: u32) {
     for weakness in adapter.weaknesses().into_iter().chain(adapter.overcommitment(instances)) {
         eprintln!("note: {weakness}");
     }
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "listening on http://{address}")?;
-    writeln!(out, "data and token in {}", data.display())?;
-    writeln!(out, "deploy a function: hearth deploy DIR")?;
-    out.flush()?;
-    Ok(())
+    let text = format!(
+        "listening on http://{address}\ndata and token in {}\ndeploy a function: hearth deploy DIR\n",
+        data.display()
+    );
+    output::announce(&text);
 }
 
 #[cfg(test)]

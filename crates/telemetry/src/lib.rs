@@ -14,7 +14,9 @@ mod logging;
 mod metrics;
 mod process;
 mod spans;
+mod writer;
 
-pub use logging::{AlreadyLogging, Format, InvalidFormat, start_logging};
+pub use logging::{AlreadyLogging, Format, InvalidFormat, start_daemon_logging, start_logging};
 pub use metrics::{ColdStart, FunctionMetrics, Levels, METRICS_CONTENT_TYPE, Metrics};
 pub use spans::{CallSpan, Collector, CollectorError, Spans};
+pub use writer::{finish_logging, say};

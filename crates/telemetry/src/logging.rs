@@ -15,6 +15,8 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+use crate::writer::{Events, start_queue};
+
 /// How the daemon's log is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
@@ -48,14 +50,22 @@ impl FromStr for Format {
 pub struct AlreadyLogging;
 
 /// Sends this process's log to standard error from now on: warnings and errors, with a verbosity of
-/// 1 also what is worth knowing, from 2 on everything.
+/// 1 also what is worth knowing, from 2 on everything. Nobody who logs waits or fails, whatever
+/// becomes of standard error.
 pub fn start_logging(format: Format, verbosity: u8) -> Result<(), AlreadyLogging> {
     let is_terminal = io::stderr().is_terminal();
     let outcome = match format {
-        Format::Text => text(verbosity, is_terminal, io::stderr).try_init(),
-        Format::Json => json(verbosity, io::stderr).try_init(),
+        Format::Text => text(verbosity, is_terminal, || Events).try_init(),
+        Format::Json => json(verbosity, || Events).try_init(),
     };
     outcome.map_err(|_| AlreadyLogging)
+}
+
+/// The same for a daemon: a thread of its own writes, so that a reader that has stopped reading
+/// stops nothing else. [`finish_logging`](crate::finish_logging) belongs at its end.
+pub fn start_daemon_logging(format: Format, verbosity: u8) -> Result<(), AlreadyLogging> {
+    start_queue();
+    start_logging(format, verbosity)
 }
 
 fn level(verbosity: u8) -> Level {
@@ -73,6 +83,8 @@ where
     tracing_subscriber::fmt()
         .with_max_level(level(verbosity))
         .with_writer(writer)
+        // It would complain on standard error, and panic if that is what failed.
+        .log_internal_errors(false)
         .with_target(false)
         .with_ansi(is_terminal)
         .fmt_fields(debug_fn(plain_field).delimited(" "))
@@ -96,6 +108,8 @@ where
     tracing_subscriber::fmt()
         .with_max_level(level(verbosity))
         .with_writer(writer)
+        // It would complain on standard error, and panic if that is what failed.
+        .log_internal_errors(false)
         .with_target(false)
         .json()
         .flatten_event(true)
