@@ -1,6 +1,6 @@
 //! How the program ends: documented codes, errors that say what to do.
 
-use std::{fmt, io::Write, process::ExitCode};
+use std::{fmt, process::ExitCode};
 
 use clap::{
     Command,
@@ -13,7 +13,7 @@ pub(crate) const HELP: &str = "\
 Exit codes: 0 done · 1 failed, or a reply with a status of 400 or more · 64 wrong arguments or \
 settings · 65 the function's source does not build or load · 66 no such function, file or folder · \
 69 no daemon answers, or its machine lacks something (see `hearth doctor` and `hearth runtimes`) · \
-77 a wrong token · 130 interrupted";
+77 a wrong token, or one that others can read · 130 interrupted";
 
 /// Kinds of failure that scripts can tell apart (sysexits.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,6 +11,7 @@ mod exit;
 mod first;
 mod output;
 mod parts;
+mod paths;
 mod runtimes;
 mod serve;
 mod source;

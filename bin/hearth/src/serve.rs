@@ -24,6 +24,7 @@ use crate::{
         self, AdapterName, BIND_TIMEOUT, Chosen, DRAIN_TIMEOUT, Signals, Surroundings,
         parse_cpus_milli, parse_listen, parse_memory, parse_variable, whole, worker_config,
     },
+    paths,
     runtimes::{Catalogue, Interpreter, Runtime},
     source,
     state::{self, OwnedDirectory},
@@ -45,6 +46,7 @@ OPEN_RUNTIMES_ENTRYPOINT.";
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// The folder with the function's source. It is copied, never changed.
+    #[arg(value_parser = paths::absolute())]
     directory: PathBuf,
     /// The runtime, such as `node` or `python-3.11` [default: told from the source].
     #[arg(long, value_name = "NAME[-VERSION]")]
@@ -56,10 +58,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:3000", value_parser = parse_listen)]
     listen: SocketAddr,
     /// Write `<id>_logs.log` and `<id>_errors.log` to this folder [default: standard error].
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = paths::absolute())]
     logs: Option<PathBuf>,
     /// Append timings to this file, which `/__opr/timings` shows.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = paths::absolute())]
     telemetry: Option<PathBuf>,
     /// A variable for the function's environment. May be repeated.
     #[arg(long = "env", value_name = "K=V", value_parser = parse_variable)]
@@ -91,7 +93,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     fresh: bool,
     /// Use the runtimes in this directory instead of the built-in ones.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = paths::absolute())]
     runtimes: Option<PathBuf>,
 }
 

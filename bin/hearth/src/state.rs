@@ -4,14 +4,16 @@
 //! program can tell which directories are still somebody's, and removes the others.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, DirBuilder, File, TryLockError},
     io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
 use anyhow::Context;
 use tracing::{info, warn};
+
+use crate::paths;
 
 const LOCK: &str = "lock";
 /// Where the process adapter notes its processes, in an owner's directory.
@@ -26,8 +28,8 @@ pub(crate) struct OwnedDirectory {
 impl OwnedDirectory {
     /// Makes a directory in `parent`, after removing those whose owners are gone.
     pub(crate) fn create(parent: &Path) -> anyhow::Result<Self> {
-        fs::create_dir_all(parent)
-            .with_context(|| format!("could not make {}", parent.display()))?;
+        paths::make_private(parent)
+            .with_context(|| format!("could not use the directory {}", parent.display()))?;
         remove_abandoned(parent);
         let context = || format!("could not make a directory in {}", parent.display());
         (0_u32..)
@@ -39,12 +41,11 @@ impl OwnedDirectory {
     /// None: the name is taken.
     fn try_create(parent: &Path, attempt: u32) -> io::Result<Option<Self>> {
         let path = parent.join(format!("{}-{attempt}", std::process::id()));
-        match fs::create_dir(&path) {
+        match DirBuilder::new().mode(0o700).create(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
             Err(error) => return Err(error),
         }
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o711))?;
         let lock = File::create(path.join(LOCK))?;
         lock.lock()?;
         Ok(Some(Self { path, _lock: lock }))

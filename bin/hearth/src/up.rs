@@ -10,7 +10,7 @@ use anyhow::Context;
 use edge::{Server, ServerLimits};
 use executor::{Engine, Executor, ExecutorConfig, OnColdStart, PoolLimits, SparePolicy};
 use front::{Door, DoorConfig, OwnNames};
-use platform::{Administration, Parts, Platform, PlatformConfig, Switchboard, Token};
+use platform::{Administration, Parts, Platform, PlatformConfig, Switchboard, Token, TokenError};
 use protocol_worker::WorkerConfig;
 use telemetry::{ColdStart, Collector, Format, Metrics, Spans};
 use tokio::time::{Instant, timeout};
@@ -20,6 +20,7 @@ use crate::{
     exit::{Failure, Fatal},
     output,
     parts::{self, Chosen, DRAIN_TIMEOUT, Signals, Surroundings},
+    paths,
     runtimes::Catalogue,
     state::{self, OwnedDirectory},
 };
@@ -59,9 +60,12 @@ pub(crate) fn run(arguments: &Arguments, verbosity: u8) -> anyhow::Result<()> {
 
 async fn up(settings: Settings, stop: &CancellationToken) -> anyhow::Result<()> {
     let started = Instant::now();
-    let data = settings.data.clone().unwrap_or_else(data::default_directory);
+    let data = settings.data.clone().unwrap_or_else(paths::default_data);
     let _lock = DataLock::take(&data)?;
-    let token = Token::load_or_create(&data.join("token"))?;
+    let token = Token::load_or_create(&data.join("token")).map_err(|error| match error {
+        TokenError::Exposed { .. } => Fatal::new(Failure::NoPermission, error.to_string()).into(),
+        error => anyhow::Error::new(error),
+    })?;
     let spans = spans_from_environment()?;
     let own = OwnedDirectory::create(&data.join("run"))?;
     let sockets = OwnedDirectory::create(&state::runtime_parent())?;

@@ -2,7 +2,9 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, RwLock,
@@ -80,11 +82,11 @@ impl Store {
             _ => {}
         }
         for path in [scratch, root.join("artifacts")] {
-            fs::create_dir_all(&path).map_err(|source| StoreError::Files {
-                step: "make",
-                path,
-                source,
-            })?;
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&path)
+                .map_err(|source| StoreError::Files { step: "make", path, source })?;
         }
         let blobs = Blobs::open(&root.join("blobs"))?;
         Ok(Self {

@@ -2,7 +2,7 @@ use std::{
     fmt::Write as _,
     fs,
     io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -25,6 +25,18 @@ pub enum TokenError {
         /// Why it failed.
         source: io::Error,
     },
+    /// Others can read it, or could.
+    #[error(
+        "others can read the token in {} (mode {mode:04o}): `chmod 600 {}` keeps it; if somebody \
+         may have read it, remove the file, and the daemon makes a new one when it starts",
+        path.display(), path.display()
+    )]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
     /// It would be easy to guess.
     #[error("the token in {} is shorter than 16 characters; remove the file for a new one", .0.display())]
     Weak(PathBuf),
@@ -32,12 +44,19 @@ pub enum TokenError {
 
 impl Token {
     /// Reads the token in a file, which is made with a new one if it is missing, for its owner's
-    /// eyes only.
+    /// eyes only. One that others can read is refused.
     pub fn load_or_create(path: &Path) -> Result<Self, TokenError> {
         let failed =
             |step| move |source| TokenError::File { step, path: path.to_path_buf(), source };
         match fs::read_to_string(path) {
-            Ok(text) => Self::of(text.trim(), path),
+            Ok(text) => {
+                let found = fs::metadata(path).map_err(failed("look at"))?;
+                let mode = found.mode() & 0o7777;
+                if mode & 0o077 != 0 {
+                    return Err(TokenError::Exposed { path: path.into(), mode });
+                }
+                Self::of(text.trim(), path)
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let token = Self::random().map_err(failed("make"))?;
                 let mut options = fs::OpenOptions::new();
@@ -100,6 +119,10 @@ mod tests {
         let again = Token::load_or_create(&path).expect("read");
         assert!(again.admits(text.trim()));
         assert_eq!(format!("{token:?}"), "Token(…)");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("changed");
+        let error = Token::load_or_create(&path).expect_err("exposed");
+        assert!(error.to_string().contains("chmod 600"), "{error}");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("changed");
         fs::write(&path, "short").expect("written");
         assert!(matches!(Token::load_or_create(&path), Err(TokenError::Weak(_))));
         fs::remove_file(&path).expect("removed");

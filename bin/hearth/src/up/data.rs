@@ -1,30 +1,27 @@
 //! The data directory: whose it is, and what this machine has.
 
 use std::{
-    fs::{self, DirBuilder, File, TryLockError},
-    io,
-    os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
+    fs::{File, TryLockError},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
 };
 
 use anyhow::Context;
 
-use crate::exit::{Failure, Fatal};
+use crate::{
+    exit::{Failure, Fatal},
+    paths,
+};
 
 /// Instances that a machine has memory for, roughly: an idle Node.js takes 40 MiB.
 const BYTES_OF_AN_INSTANCE: u64 = 96 << 20;
 
+/// The file that is locked by whoever uses a data directory.
+const LOCK: &str = "up.lock";
+
 /// A data directory that nobody else uses.
 pub(crate) struct DataLock {
     _file: File,
-}
-
-/// Where everything is kept if nobody says otherwise: as the commands look for the token.
-pub(crate) fn default_directory() -> PathBuf {
-    if rustix::process::geteuid().is_root() {
-        return "/var/lib/hearth".into();
-    }
-    std::env::home_dir().unwrap_or_else(std::env::temp_dir).join(".local/share/hearth")
 }
 
 /// The most instances if nobody says otherwise.
@@ -34,22 +31,18 @@ pub(crate) fn usual_instances() -> u32 {
 }
 
 impl DataLock {
-    /// Makes the directory if it is missing, and keeps other daemons out of it.
+    /// Makes the directory if it is missing, and keeps other daemons and other users out of it.
     pub(crate) fn take(directory: &Path) -> anyhow::Result<Self> {
         let context = || format!("could not use the data directory {}", directory.display());
-        if !directory.is_dir() {
-            if let Some(parent) = directory.parent() {
-                fs::create_dir_all(parent).with_context(context)?;
-            }
-            // Logs, secrets and code of functions: nobody else's business.
-            match DirBuilder::new().mode(0o700).create(directory) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(error).with_context(context);
-                }
-                _ => {}
-            }
-        }
-        let file = File::create(directory.join("up.lock")).with_context(context)?;
+        // Logs, secrets and code of functions: nobody else's business.
+        paths::make_private(directory).with_context(context)?;
+        let file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(directory.join(LOCK))
+            .with_context(context)?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: file }),
             Err(TryLockError::WouldBlock) => {

@@ -1,6 +1,11 @@
 //! What the daemon is told: by a file, and by its command line, which wins.
 
-use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use adapter_sandbox::Subnet;
 use client::Url;
@@ -12,6 +17,7 @@ use telemetry::Format;
 use crate::{
     exit::{Failure, Fatal},
     parts::{self, AdapterName, BIND_TIMEOUT, parse_listen},
+    paths,
 };
 
 const EXAMPLES: &str = "\
@@ -23,7 +29,7 @@ Examples:
 The file given by --config has the same settings, by the same names (`max-instances = 200`,
 `allow-network = [\"10.1.0.0/16\"]`), and
 `log-bytes = \"16MiB\"` and `log-age = \"7d\"`: how much of each function's log is kept. What is said
-on the command line wins.
+on the command line wins. Relative paths in the file begin at the file's directory.
 
 Traces are sent if OTEL_EXPORTER_OTLP_ENDPOINT is set. Functions are called at
 http://ADDR:PORT/fn/NAME/path and at http://NAME.localhost:PORT/path; the API is described by
@@ -44,10 +50,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "ADDR:PORT", value_parser = parse_listen)]
     listen: Option<SocketAddr>,
     /// Where everything is kept [default: ~/.local/share/hearth; for root /var/lib/hearth].
-    #[arg(long, value_name = "DIR", env = "HEARTH_DATA")]
+    #[arg(long, value_name = "DIR", env = "HEARTH_DATA", value_parser = paths::absolute())]
     data: Option<PathBuf>,
     /// A file with settings (TOML).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = paths::absolute())]
     config: Option<PathBuf>,
     /// How clients reach the daemon, for the URLs it prints [default: the address, or this
     /// machine's name where it listens on all].
@@ -84,7 +90,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     production: bool,
     /// Use the runtimes in this directory instead of the built-in ones.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = paths::absolute())]
     runtimes: Option<PathBuf>,
     /// How the daemon's own log is written: `text` or `json` [default: text].
     #[arg(long, value_name = "FORMAT")]
@@ -135,6 +141,14 @@ pub(crate) struct Settings {
     log_age: Option<Duration>,
 }
 
+impl FileSettings {
+    /// Relative paths in a file begin where the file is.
+    fn beside(self, file: &Path) -> Self {
+        let absolute = |path: Option<PathBuf>| path.map(|path| paths::beside(file, path));
+        Self { data: absolute(self.data), runtimes: absolute(self.runtimes), ..self }
+    }
+}
+
 impl Arguments {
     /// Reads the file, if one is given, and puts both together. All mistakes come together.
     pub(crate) fn settings(&self) -> anyhow::Result<Settings> {
@@ -146,8 +160,9 @@ impl Arguments {
                     let message = format!("could not read {}: {error}", path.display());
                     Fatal::new(Failure::NoInput, message)
                 })?;
-                toml::from_str(&text)
-                    .map_err(|error| usage(format!("{} is not right: {error}", path.display())))?
+                let file: FileSettings = toml::from_str(&text)
+                    .map_err(|error| usage(format!("{} is not right: {error}", path.display())))?;
+                file.beside(path)
             }
         };
         self.merge(file).map_err(|mistakes| usage(mistakes.join("; ")).into())
@@ -309,6 +324,18 @@ mod tests {
         assert_eq!(settings.log_limits().age, Duration::from_secs(2 * 24 * 3600));
         let settings = merged(&[], "").expect("nothing need be said");
         assert_eq!(settings.listen.to_string(), "127.0.0.1:8080");
+    }
+
+    #[test]
+    fn relative_paths_in_a_file_begin_at_the_file() {
+        let file: FileSettings =
+            toml::from_str("data = 'd'\nruntimes = '/r'").expect("the file reads");
+        let file = file.beside(Path::new("/etc/hearth/up.toml"));
+        let settings = Line::parse_from(["up"]).arguments.merge(file).expect("right");
+        assert_eq!(settings.data.as_deref(), Some(Path::new("/etc/hearth/d")));
+        assert_eq!(settings.runtimes.as_deref(), Some(Path::new("/r")));
+        let settings = merged(&["--data", "./d"], "").expect("right");
+        assert!(settings.data.is_some_and(|data| data.is_absolute()));
     }
 
     #[test]
