@@ -89,7 +89,9 @@ fn with_code(error: anyhow::Error) -> anyhow::Error {
             Failure::NoInput
         }
         ClientError::Unreachable { .. } | ClientError::Silent { .. } => Failure::Unavailable,
-        ClientError::Token { .. } => Failure::NoPermission,
+        ClientError::Token { .. }
+        | ClientError::Stranger { .. }
+        | ClientError::OpenDirectory { .. } => Failure::NoPermission,
         ClientError::Refused { .. }
         | ClientError::NotHearth { .. }
         | ClientError::Malformed(_)

@@ -7,7 +7,7 @@ mod settings;
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use edge::{Server, ServerLimits};
+use edge::{LocalListener, Server, ServerLimits};
 use executor::{Engine, Executor, ExecutorConfig, OnColdStart, PoolLimits, SparePolicy};
 use front::{Door, DoorConfig, OwnNames};
 use platform::{Administration, Parts, Platform, PlatformConfig, Switchboard, Token, TokenError};
@@ -89,6 +89,9 @@ async fn up(settings: Settings, stop: &CancellationToken) -> anyhow::Result<()> 
         .await
         .with_context(|| format!("could not listen on {listen}"))?;
     let address = server.address()?;
+    // For the commands of this machine: nobody else can take its place, as with a port.
+    let local = LocalListener::bind(&data, api::LOCAL_SOCKET)
+        .with_context(|| format!("could not make a socket in {}", data.display()))?;
 
     let switchboard = Switchboard::default();
     let metrics = Arc::new(Metrics::new(VERSION));
@@ -137,7 +140,7 @@ async fn up(settings: Settings, stop: &CancellationToken) -> anyhow::Result<()> 
         eprintln!("note: {few}");
     }
     announce(address, &data, &adapter, settings.instances());
-    server.run(Arc::new(door), stop.cancelled()).await;
+    server.with_local(local).run(Arc::new(door), stop.cancelled()).await;
     platform.shut_down().await;
     adapter.shut_down().await;
     Ok(())

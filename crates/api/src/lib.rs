@@ -34,3 +34,6 @@ pub const NOT_HERE: &str = "not-here";
 /// The header in which a reply that is Hearth's own, since there is none of the function, carries
 /// the code of its [`Problem`]. Functions cannot send it.
 pub const ERROR_HEADER: &str = "x-hearth-error";
+/// The Unix socket in a daemon's data directory, for its owner and root: the same HTTP as on its
+/// port, with the same token.
+pub const LOCAL_SOCKET: &str = "daemon.sock";

@@ -1,4 +1,4 @@
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use api::{DeployEvent, DeployRequest, Function, Instance, LogQuery, Problem, Status};
 use bytes::{Bytes, BytesMut};
@@ -13,9 +13,12 @@ use tokio::{io::AsyncRead, time::timeout};
 use tokio_util::io::ReaderStream;
 
 use crate::{
-    ClientError, Invocation, Lines, Reply, Token, error::reason, invoke, nearest::nearest,
+    ClientError, Invocation, Lines, Reply, Token, error::reason, invoke, local::LocalSocket,
+    nearest::nearest,
 };
 
+/// What requests through a socket are addressed to: every daemon answers to it.
+const LOCAL_BASE: &str = "http://127.0.0.1";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For answers that the daemon has at hand. Builds and calls take as long as they take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -37,6 +40,10 @@ pub struct Client {
     http: reqwest::Client,
     /// Without a slash at the end.
     base: String,
+    /// Where the daemon is, for people: its URL or its socket.
+    place: String,
+    /// Keeps the way to its socket open.
+    _local: Option<Arc<LocalSocket>>,
     token: Option<Token>,
 }
 
@@ -71,12 +78,7 @@ impl Client {
         if !matches!(parsed.scheme(), "http" | "https") || !is_plain {
             return Err(wrong());
         }
-        // The only provider in the program (see deny.toml). Somebody may have been quicker.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_keepalive(KEEPALIVE)
-            .redirect(reqwest::redirect::Policy::none());
+        let mut builder = builder().tcp_keepalive(KEEPALIVE);
         if parsed.scheme() == "http" {
             // Reading the system's certificates takes longer than most requests, and fails on
             // machines that have none.
@@ -85,9 +87,18 @@ impl Client {
         if is_loopback(&parsed) {
             builder = builder.no_proxy();
         }
-        let http =
-            builder.build().map_err(|error| ClientError::Setup { reason: reason(&error) })?;
-        Ok(Self { http, base: parsed.as_str().trim_end_matches('/').into(), token })
+        let base: String = parsed.as_str().trim_end_matches('/').into();
+        Ok(Self { http: build(builder)?, place: base.clone(), base, token, _local: None })
+    }
+
+    /// Prepares for the daemon of this machine that has its data in a directory. It is reached
+    /// through a socket there, so nobody but the directory's owner can be at the other end; that is
+    /// checked here, and an error says that nobody listens, or somebody else.
+    pub fn local(directory: &Path, token: Option<Token>) -> Result<Self, ClientError> {
+        let local = LocalSocket::find(directory)?;
+        let builder = builder().tls_certs_only([]).no_proxy().unix_socket(local.path());
+        let (http, place) = (build(builder)?, local.name().display().to_string());
+        Ok(Self { http, base: LOCAL_BASE.into(), place, token, _local: Some(Arc::new(local)) })
     }
 
     /// Whether the daemon at this URL is one of this machine.
@@ -217,7 +228,7 @@ impl Client {
             request = request.body(body);
         }
         let sent = request.send().await;
-        let mut response = sent.map_err(|error| ClientError::of_request(&error, &self.base))?;
+        let mut response = sent.map_err(|error| ClientError::of_request(&error, &self.place))?;
         let has = |name| response.headers().contains_key(name);
         // A daemon that is older than the header of errors has none of calls in its own answers.
         let is_replied = has(api::CALL_HEADER) && !has(api::ERROR_HEADER);
@@ -238,7 +249,7 @@ impl Client {
         let body = read(&mut response).await?;
         match serde_json::from_slice(&body) {
             Err(_) if !matches!(body.first(), Some(b'{' | b'[')) => {
-                Err(ClientError::NotHearth { url: self.base.clone(), status })
+                Err(ClientError::NotHearth { url: self.place.clone(), status })
             }
             parsed => Ok(parsed?),
         }
@@ -258,14 +269,14 @@ impl Client {
     /// Sends a request of the API; an answer that is an error becomes one.
     async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
         let sent = request.send().await;
-        let mut response = sent.map_err(|error| ClientError::of_request(&error, &self.base))?;
+        let mut response = sent.map_err(|error| ClientError::of_request(&error, &self.place))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
         if status == StatusCode::UNAUTHORIZED {
             return Err(ClientError::Token {
-                url: self.base.clone(),
+                url: self.place.clone(),
                 is_given: self.token.is_some(),
             });
         }
@@ -275,7 +286,7 @@ impl Client {
             Some(error) => {
                 ClientError::Refused { status, code: error.code, message: error.message }
             }
-            None => ClientError::NotHearth { url: self.base.clone(), status },
+            None => ClientError::NotHearth { url: self.place.clone(), status },
         })
     }
 
@@ -299,6 +310,17 @@ impl Client {
         let names = functions.into_iter().map(|function| function.name);
         ClientError::UnknownFunction { name: name.clone(), similar: nearest(name.as_str(), names) }
     }
+}
+
+fn builder() -> reqwest::ClientBuilder {
+    // The only provider in the program (see deny.toml). Somebody may have been quicker.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let none = reqwest::redirect::Policy::none();
+    reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(none)
+}
+
+fn build(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, ClientError> {
+    builder.build().map_err(|error| ClientError::Setup { reason: reason(&error) })
 }
 
 fn with_type(part: Part, kind: &str) -> Result<Part, ClientError> {

@@ -40,6 +40,30 @@ pub enum ClientError {
         /// Where it is.
         url: String,
     },
+    /// Somebody listens at the daemon's socket who cannot be the daemon.
+    #[error(
+        "{socket} is held by the user {listener}, and its directory belongs to {owner}: this is not \
+         the daemon, so it was told nothing"
+    )]
+    Stranger {
+        /// The socket.
+        socket: String,
+        /// Who listens there.
+        listener: u32,
+        /// Whose the directory is.
+        owner: u32,
+    },
+    /// Others than its owner could put anything into the daemon's directory.
+    #[error(
+        "others may write to the data directory {directory} (mode {mode:04o}), so its socket could \
+         be anybody's: `chmod 700 {directory}`"
+    )]
+    OpenDirectory {
+        /// The directory.
+        directory: String,
+        /// Its mode.
+        mode: u32,
+    },
     /// Somebody listens and says nothing.
     #[error("the daemon at {url} did not answer in time; is it overloaded or stopped?")]
     Silent {

@@ -18,6 +18,7 @@ mod client;
 mod error;
 mod invoke;
 mod lines;
+mod local;
 mod nearest;
 mod token;
 

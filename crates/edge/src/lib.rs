@@ -15,6 +15,7 @@
 mod body;
 mod client;
 mod framing;
+mod local;
 mod pace;
 mod pool;
 mod reply;
@@ -24,6 +25,7 @@ mod server;
 
 pub use body::{Bodies, BodyLimits, Paced, Sender, Unread};
 pub use client::Client;
+pub use local::LocalListener;
 pub use pace::PaceLimits;
 pub use pool::PoolLimits;
 pub use reply::{BodyEnd, Gone, InvalidStatus, ReplyBody, response};

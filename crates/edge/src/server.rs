@@ -31,6 +31,7 @@ use tracing::{debug, warn};
 
 use crate::{
     client::{Client, ClientStream, InProgress},
+    local::LocalListener,
     room::Room,
 };
 
@@ -93,6 +94,7 @@ pub trait Handler: Send + Sync + 'static {
 /// A server that listens and does not yet answer.
 pub struct Server {
     listener: TcpListener,
+    local: Option<LocalListener>,
     limits: ServerLimits,
 }
 
@@ -106,7 +108,12 @@ impl Server {
         // A restart does not wait for connections of the one before.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
-        Ok(Self { listener: socket.listen(BACKLOG)?, limits })
+        Ok(Self { listener: socket.listen(BACKLOG)?, local: None, limits })
+    }
+
+    /// Listens on a socket of this machine, too.
+    pub fn with_local(self, local: LocalListener) -> Self {
+        Self { local: Some(local), ..self }
     }
 
     /// The address it listens on.
@@ -118,7 +125,7 @@ impl Server {
     /// drain timeout. Until they are finished, new connections are accepted so that clients can be
     /// told: see [`Client::is_late`]. Dropping the future drops all connections.
     pub async fn run<H: Handler>(self, handler: Arc<H>, stop: impl Future<Output = ()>) {
-        let Self { listener, limits } = self;
+        let Self { listener, local, limits } = self;
         let graceful = GracefulShutdown::new();
         let mut connections = Connections {
             handler,
@@ -127,16 +134,16 @@ impl Server {
             graceful: Some(graceful),
             tasks: JoinSet::new(),
         };
-        connections.accept(&listener, stop).await;
+        connections.accept(&listener, local.as_ref(), stop).await;
         if let Some(graceful) = connections.graceful.take() {
             let finished = async {
                 if timeout(limits.drain_timeout, graceful.shutdown()).await.is_err() {
                     warn!("calls were still running when the time to finish them was over");
                 }
             };
-            connections.accept(&listener, finished).await;
+            connections.accept(&listener, local.as_ref(), finished).await;
         }
-        drop(listener);
+        drop((listener, local));
         // Whatever still runs ends with its connection.
         connections.tasks.shutdown().await;
     }
@@ -153,7 +160,12 @@ struct Connections<H> {
 }
 
 impl<H: Handler> Connections<H> {
-    async fn accept(&mut self, listener: &TcpListener, stop: impl Future<Output = ()>) {
+    async fn accept(
+        &mut self,
+        listener: &TcpListener,
+        local: Option<&LocalListener>,
+        stop: impl Future<Output = ()>,
+    ) {
         // A timer that is set before all others wakes the event loop with a system call; with this
         // one always nearer, none of those that come and go with each request does.
         let mut nearest = tokio::time::interval(Duration::from_millis(500));
@@ -166,7 +178,7 @@ impl<H: Handler> Connections<H> {
                 _ = nearest.tick() => {}
                 Some(_) = self.tasks.join_next() => {}
                 () = self.room.idle(), if waiting.is_some() => {}
-                accepted = listener.accept(), if waiting.is_none() => match accepted {
+                accepted = next(listener, local), if waiting.is_none() => match accepted {
                     Ok(accepted) => waiting = Some(accepted),
                     Err(error) => {
                         // Out of descriptors, most likely: some must be freed first.
@@ -213,6 +225,18 @@ impl<H: Handler> Connections<H> {
             }
             None => _ = self.tasks.spawn(async move { ended(connection.await) }),
         }
+    }
+}
+
+/// The next connection, wherever it comes from.
+async fn next(
+    listener: &TcpListener,
+    local: Option<&LocalListener>,
+) -> io::Result<(TcpStream, SocketAddr)> {
+    let Some(local) = local else { return listener.accept().await };
+    tokio::select! {
+        accepted = listener.accept() => accepted,
+        accepted = local.accept() => accepted,
     }
 }
 

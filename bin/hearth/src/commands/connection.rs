@@ -1,6 +1,15 @@
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use client::{Client, Token};
+
+use crate::{
+    exit::{Failure, Fatal},
+    paths,
+};
 
 const DATA_VARIABLE: &str = "HEARTH_DATA";
 
@@ -8,28 +17,28 @@ const DATA_VARIABLE: &str = "HEARTH_DATA";
 #[derive(clap::Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct Connection {
-    /// Where the daemon is.
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL",
-        env = "HEARTH_URL",
-        default_value = "http://127.0.0.1:8080",
-        hide_env_values = true
-    )]
-    url: String,
+    /// Where the daemon is [default: the daemon of this machine that has its data in the data
+    /// directory, through a socket there].
+    #[arg(long, global = true, value_name = "URL", env = "HEARTH_URL", hide_env_values = true)]
+    url: Option<String>,
     /// What proves that you may use it [default: for a daemon on this machine, the file `token` in
     /// its data directory].
     #[arg(long, global = true, value_name = "TOKEN", env = "HEARTH_TOKEN", hide_env_values = true)]
     token: Option<String>,
 }
 
-/// Where a daemon on this machine keeps its token.
+/// Where a daemon on this machine keeps its socket and its token.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct DataDirectory {
     /// The daemon's data directory [default: ~/.local/share/hearth; for root /var/lib/hearth].
-    #[arg(long = "data", value_name = "DIR", env = DATA_VARIABLE, hide_env_values = true)]
+    #[arg(
+        long = "data",
+        value_name = "DIR",
+        env = DATA_VARIABLE,
+        hide_env_values = true,
+        value_parser = paths::absolute()
+    )]
     given: Option<PathBuf>,
 }
 
@@ -39,35 +48,52 @@ impl DataDirectory {
         Self { given: std::env::var_os(DATA_VARIABLE).map(PathBuf::from) }
     }
 
-    fn token_file(&self) -> Option<PathBuf> {
-        let directory = match &self.given {
-            Some(directory) => directory.clone(),
-            None if rustix::process::geteuid().is_root() => "/var/lib/hearth".into(),
-            None => std::env::home_dir()?.join(".local/share/hearth"),
-        };
-        Some(directory.join("token"))
+    fn path(&self) -> PathBuf {
+        self.given.clone().unwrap_or_else(paths::default_data)
     }
 }
 
 impl Connection {
     /// A client with whatever token there is; the daemon tells if it is missing.
     pub(crate) fn client(&self, data: &DataDirectory) -> anyhow::Result<Client> {
-        if let Some(token) = self.token.as_deref().filter(|token| !token.is_empty()) {
-            return Ok(Client::new(&self.url, Some(Token::new(token)?))?);
-        }
-        let client = Client::new(&self.url, None)?;
-        // The file is a local daemon's secret: nobody else gets to see it.
-        if let Some(directory) = data.given.as_ref().filter(|_| !client.is_local()) {
-            eprintln!(
-                "note: no token is read from {}: {} is another machine's; set HEARTH_TOKEN",
-                directory.display(),
-                self.url
-            );
-        }
-        let text = data.token_file().filter(|_| client.is_local()).map(fs::read_to_string);
-        match text.and_then(Result::ok).map(|text| Token::new(&text)) {
-            Some(Ok(token)) => Ok(client.with_token(token)),
+        let given = self.token.as_deref().filter(|token| !token.is_empty());
+        let given = given.map(Token::new).transpose()?;
+        let Some(url) = self.url.as_deref().filter(|url| !url.is_empty()) else {
+            let directory = data.path();
+            let token = given.map_or_else(|| token_in(&directory), |given| Ok(Some(given)))?;
+            return Ok(Client::local(&directory, token)?);
+        };
+        let client = Client::new(url, given.clone())?;
+        // Anybody may listen on a port of this machine, so the token in a file is sent there only
+        // if somebody says which file; and it is nobody else's to see on another machine.
+        match &data.given {
+            Some(directory) if given.is_none() && client.is_local() => {
+                Ok(match token_in(directory)? {
+                    Some(token) => client.with_token(token),
+                    None => client,
+                })
+            }
+            Some(directory) if given.is_none() => {
+                eprintln!(
+                    "note: no token is read from {}: {url} is another machine's; set HEARTH_TOKEN",
+                    directory.display()
+                );
+                Ok(client)
+            }
             _ => Ok(client),
         }
     }
+}
+
+/// The token of the daemon that has its data in a directory. None if there is no such daemon; one
+/// that others can read proves nothing.
+fn token_in(directory: &Path) -> anyhow::Result<Option<Token>> {
+    let path = directory.join("token");
+    let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
+    let mode = fs::metadata(&path).map_or(0, |found| found.mode() & 0o7777);
+    if mode & 0o077 != 0 {
+        let message = platform::TokenError::Exposed { path, mode }.to_string();
+        return Err(Fatal::new(Failure::NoPermission, message).into());
+    }
+    Ok(Token::new(&text).ok())
 }

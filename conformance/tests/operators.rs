@@ -1,0 +1,255 @@
+//! What operators do to a daemon by mistake, and what they may rely on all the same.
+
+use std::{
+    fs::{self, File, Permissions},
+    io::{self, Write},
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread,
+};
+
+use conformance::{
+    flavour::Flavour,
+    platform::{fixture, skip},
+    process::Process,
+    server::{Scratch, adapter, hearth},
+    wait,
+};
+
+/// `hearth up` in whatever circumstances. Dropping it kills it.
+struct Up {
+    child: Child,
+    data: PathBuf,
+}
+
+impl Up {
+    /// Starts it with its data in a directory, which other arguments may name.
+    fn start(data: &Path, prepare: impl FnOnce(&mut Command)) -> Self {
+        let mut command = hearth();
+        command.args(["up", "--listen", "127.0.0.1:0", "--adapter", &adapter()]);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).env("HEARTH_DATA", data);
+        prepare(&mut command);
+        let child = command.spawn().expect("hearth runs");
+        Self { child, data: data.into() }
+    }
+
+    fn serving(data: &Path, prepare: impl FnOnce(&mut Command)) -> Self {
+        let mut up = Self::start(data, prepare);
+        wait::until("the daemon answers", || {
+            assert!(up.child.try_wait().expect("our child").is_none(), "it has ended");
+            up.command(&["ls"]).status.success()
+        });
+        up
+    }
+
+    /// Runs a command that finds the daemon by its data.
+    fn command(&self, arguments: &[&str]) -> Output {
+        command(&self.data, arguments)
+    }
+
+    fn process(&self) -> Process {
+        Process::of(self.child.id()).expect("it runs")
+    }
+
+    /// Asks it to end. Its exit code.
+    fn stop(&mut self) -> Option<i32> {
+        self.process().signal("TERM");
+        self.ended()
+    }
+
+    fn ended(&mut self) -> Option<i32> {
+        let mut status = None;
+        wait::until("the daemon has ended", || {
+            status = self.child.try_wait().expect("our child");
+            status.is_some()
+        });
+        status.and_then(|status| status.code())
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let family = Process::of(self.child.id()).map(|process| process.descendants());
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        wait::comes(|| !family.iter().flatten().any(Process::is_alive));
+    }
+}
+
+/// Runs a command that finds a daemon by its data.
+fn command(data: &Path, arguments: &[&str]) -> Output {
+    hearth().args(arguments).env("HEARTH_DATA", data).output().expect("hearth runs")
+}
+
+#[track_caller]
+fn succeeds(output: &Output) -> String {
+    assert!(output.status.success(), "{}", errors(output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn deploy(up: &Up, name: &str) {
+    let source = fixture(&Flavour::any().runtime);
+    let source = source.to_str().expect("our paths are text");
+    succeeds(&up.command(&["deploy", source, "--name", name]));
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).expect("it exists").mode() & 0o7777
+}
+
+/// A pipe that nobody reads, and that somebody else keeps full until its reader is dropped.
+fn full_pipe() -> (io::PipeReader, io::PipeWriter) {
+    let (reader, writer) = io::pipe().expect("a pipe");
+    let mut filler = writer.try_clone().expect("a copy");
+    thread::spawn(move || while filler.write_all(&[b'x'; 4096]).is_ok() {});
+    (reader, writer)
+}
+
+#[test]
+fn a_log_that_cannot_be_written_stops_nothing() {
+    let (unread, full) = full_pipe();
+    let closed = io::pipe().expect("a pipe").1;
+    let no_room = File::options().write(true).open("/dev/full").expect("a device");
+    let logs: [(&str, Stdio); 3] = [
+        ("a pipe that nobody reads", full.into()),
+        ("a closed pipe", closed.into()),
+        ("a full disk", no_room.into()),
+    ];
+    for (what, log) in logs {
+        let scratch = Scratch::new();
+        let mut up = Up::serving(&scratch.path().join("data"), |command| {
+            // Nobody who listens to where it serves, and everything is logged.
+            let closed = io::pipe().expect("a pipe").1;
+            command.arg("-vv").stdout(closed).stderr(log);
+        });
+        for name in ["first", "second"] {
+            deploy(&up, name);
+            succeeds(&up.command(&["invoke", name]));
+            deploy(&up, name);
+        }
+        succeeds(&up.command(&["rm", "second"]));
+        assert_eq!(up.stop(), Some(0), "{what}");
+    }
+    drop(unread);
+}
+
+#[test]
+fn relative_paths_begin_where_they_are_said() {
+    let scratch = Scratch::new();
+    let here = scratch.path();
+    fs::create_dir(here.join("etc")).expect("made");
+    fs::write(here.join("etc/hearth.toml"), "data = '../in-file'").expect("written");
+    let cases: [(&str, &[&str], Option<&str>); 3] = [
+        ("by-flag", &["--data", "./by-flag"], None),
+        ("by-variable", &[], Some("by-variable")),
+        ("in-file", &["--config", "etc/hearth.toml"], None),
+    ];
+    for (name, arguments, variable) in cases {
+        let data = here.join(name);
+        let mut up = Up::serving(&data, |command| {
+            command.current_dir(here).env_remove("HEARTH_DATA").args(arguments);
+            command.envs(variable.map(|value| ("HEARTH_DATA", value)));
+        });
+        deploy(&up, "relative");
+        succeeds(&up.command(&["invoke", "relative"]));
+        assert_eq!(up.stop(), Some(0), "{name}");
+    }
+}
+
+#[test]
+fn a_data_directory_is_its_owners_alone() {
+    let scratch = Scratch::new();
+    let data = scratch.path().join("data");
+    fs::create_dir(&data).expect("made");
+    fs::set_permissions(&data, Permissions::from_mode(0o755)).expect("opened");
+    let mut up = Up::serving(&data, |_| {});
+    assert_eq!(mode(&data), 0o700, "closed at the start");
+    assert_eq!(mode(&data.join("daemon.sock")), 0o600);
+    deploy(&up, "private");
+    for entry in fs::read_dir(&data).expect("there").flatten() {
+        let mode = mode(&entry.path());
+        assert_eq!(mode & 0o077, 0, "{}: {mode:o}", entry.path().display());
+    }
+    assert_eq!(up.stop(), Some(0));
+    assert!(!data.join("daemon.sock").exists(), "nobody listens any more");
+
+    // A token that others can read proves nothing, to nobody.
+    fs::set_permissions(data.join("token"), Permissions::from_mode(0o644)).expect("opened");
+    let mut up = Up::start(&data, |command| _ = command.stderr(Stdio::piped()));
+    assert_eq!(up.ended(), Some(77));
+    let refused = command(&data, &["ls"]);
+    assert_eq!(refused.status.code(), Some(77), "{}", errors(&refused));
+    assert!(errors(&refused).contains("chmod 600"), "{}", errors(&refused));
+
+    if std::os::unix::fs::chown(&data, Some(65534), Some(65534)).is_ok() {
+        let mut up = Up::start(&data, |_| {});
+        assert_ne!(up.ended(), Some(0), "somebody else's directory");
+    } else {
+        skip("somebody else's data directory: only root can make one");
+    }
+}
+
+#[test]
+fn commands_reach_the_daemon_without_its_port() {
+    let scratch = Scratch::new();
+    // Longer than the address of a socket can be.
+    let data = scratch.path().join("d".repeat(100)).join("data");
+    let mut up = Up::serving(&data, |_| {});
+    deploy(&up, "local");
+    succeeds(&up.command(&["invoke", "local"]));
+    let shown = succeeds(&up.command(&["show", "local"]));
+    assert!(shown.contains("http://127.0.0.1:"), "functions have URLs as before: {shown}");
+    let mut follow = hearth();
+    follow.args(["logs", "local", "--follow"]).env("HEARTH_DATA", &data).stdout(Stdio::piped());
+    let mut follow = follow.spawn().expect("hearth runs");
+    let mut lines = io::BufReader::new(follow.stdout.take().expect("piped"));
+    let mut line = String::new();
+    io::BufRead::read_line(&mut lines, &mut line).expect("a line");
+    assert!(!line.is_empty());
+    assert_eq!(up.stop(), Some(0));
+    follow.wait().expect("it ends with its daemon");
+
+    let gone = command(&data, &["ls"]);
+    assert_eq!(gone.status.code(), Some(69), "{}", errors(&gone));
+    assert!(errors(&gone).contains("hearth up"), "{}", errors(&gone));
+}
+
+#[test]
+fn a_token_is_not_sent_to_whoever_holds_the_port() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.set_nonblocking(true).expect("set");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let scratch = Scratch::new();
+    let data = scratch.path().join("data");
+    let mut up = Up::serving(&data, |_| {});
+    assert_eq!(up.stop(), Some(0));
+    // No daemon listens, and somebody else does. Only who names both gets there with a token.
+    let output = command(&data, &["ls"]);
+    assert_eq!(output.status.code(), Some(69), "{}", errors(&output));
+    assert!(listener.accept().is_err(), "nobody has come by");
+    let home = scratch.path().join("home");
+    fs::create_dir_all(home.join(".local/share")).expect("made");
+    fs::rename(&data, home.join(".local/share/hearth")).expect("the usual place");
+    let mut named = hearth();
+    named.args(["ls", "--url", &url]).env("HOME", &home).stderr(Stdio::piped());
+    let mut named = named.spawn().expect("hearth runs");
+    let mut stream = None;
+    wait::until("it connects", || {
+        stream = listener.accept().ok();
+        stream.is_some()
+    });
+    let (mut stream, _) = stream.expect("accepted");
+    stream.set_nonblocking(false).expect("set");
+    let mut head = [0; 4096];
+    let read = io::Read::read(&mut stream, &mut head).expect("a request");
+    let head = String::from_utf8_lossy(&head[..read]).to_lowercase();
+    assert!(head.starts_with("get /v1/functions"), "{head}");
+    assert!(!head.contains("authorization"), "{head}");
+    drop(stream);
+    assert!(!named.wait().expect("our child").success());
+}
