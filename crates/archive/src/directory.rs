@@ -48,7 +48,7 @@ impl Directory {
     pub(crate) fn make(&self, name: &OsStr) -> io::Result<Self> {
         rustix::fs::mkdirat(&self.0, name, DIRECTORY_MODE)?;
         let made = self.enter(name)?;
-        rustix::fs::fchmod(&made.0, DIRECTORY_MODE)?;
+        set_mode(&made.0, DIRECTORY_MODE)?;
         Ok(made)
     }
 
@@ -58,7 +58,7 @@ impl Directory {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.0, name, flags, mode)?;
-        rustix::fs::fchmod(&file, mode)?;
+        set_mode(&file, mode)?;
         Ok(file.into())
     }
 
@@ -72,4 +72,14 @@ impl Directory {
         let flags = AtFlags::empty();
         Ok(rustix::fs::linkat(from.0.as_fd(), original, &self.0, name, flags)?)
     }
+}
+
+/// Where the process' mask has taken nothing away, there is nothing to change: a look is a fraction of
+/// what a change costs, which file systems write to their journals.
+fn set_mode(file: impl AsFd, mode: Mode) -> io::Result<()> {
+    let found = Mode::from_raw_mode(rustix::fs::fstat(&file)?.st_mode & 0o7777);
+    if found != mode {
+        rustix::fs::fchmod(&file, mode)?;
+    }
+    Ok(())
 }

@@ -107,6 +107,8 @@ struct Unpacker<'a> {
     /// Made at the end, so that nothing is written through one.
     links: Vec<(PathBuf, PathBuf)>,
     link_paths: HashSet<PathBuf>,
+    /// Where the last entry was: the next one is there, too, more often than not.
+    last: Option<(PathBuf, Directory)>,
     summary: Summary,
 }
 
@@ -125,6 +127,7 @@ impl Unpacker<'_> {
             allowance: &allowance,
             links: Vec::new(),
             link_paths: HashSet::new(),
+            last: None,
             summary: Summary::default(),
         };
         for entry in archive.entries().map_err(UnpackError::Malformed)? {
@@ -206,6 +209,8 @@ impl Unpacker<'_> {
         if !self.link_paths.insert(path.clone()) {
             return Err(UnpackError::Twice { path });
         }
+        // It may take the name of a directory on the way there, which nothing may go through now.
+        self.last = None;
         self.links.push((path, target));
         self.summary.links += 1;
         Ok(())
@@ -250,6 +255,9 @@ impl Unpacker<'_> {
     /// Goes down, making what is not there; `path` is the entry this is done for.
     fn enter(&mut self, directory: &Path, path: &Path) -> Result<Directory, UnpackError> {
         let write = |source| UnpackError::Write { path: path.into(), source };
+        if let Some((_, last)) = self.last.as_ref().filter(|(known, _)| known == directory) {
+            return last.reopen().map_err(write);
+        }
         let mut current = self.root.reopen().map_err(write)?;
         let mut walked = PathBuf::new();
         for name in directory {
@@ -270,6 +278,7 @@ impl Unpacker<'_> {
             };
             current = next.map_err(write)?;
         }
+        self.last = Some((walked, current.reopen().map_err(write)?));
         Ok(current)
     }
 
