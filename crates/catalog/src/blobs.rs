@@ -116,6 +116,16 @@ impl Blobs {
         }
     }
 
+    /// Moves a blob out of the store, to a path in the same file system. Whether it was there.
+    pub fn move_away(&self, digest: &Digest, to: &Path) -> Result<bool, BlobError> {
+        let _changing = self.changing.lock().expect("no panic while the lock is held");
+        match fs::rename(self.path(digest), to) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(BlobError::Store { step: "move away", source: error }),
+        }
+    }
+
     /// All blobs, in no order.
     pub fn list(&self) -> Result<Vec<Digest>, BlobError> {
         let mut blobs = Vec::new();

@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use uuid::Uuid;
 
 use crate::DeploymentState;
@@ -15,6 +17,23 @@ pub enum CatalogError {
         found: i64,
         /// The newest version that this program can read.
         known: usize,
+    },
+    /// There is no catalog, or an empty one, and artifacts or logs beside it.
+    #[error("there is no catalog, and there are artifacts or logs")]
+    Missing,
+    /// The stores beside the catalog have seen a later state of it.
+    #[error(
+        "the catalog is older than the artifacts beside it, as one copied without catalog.db-wal"
+    )]
+    Older {
+        /// The file that says so.
+        note: PathBuf,
+    },
+    /// The stores belong to another catalog.
+    #[error("the artifacts beside the catalog belong to another one")]
+    Stranger {
+        /// The file that says so.
+        note: PathBuf,
     },
     /// There is no such deployment.
     #[error("no deployment `{0}`")]
@@ -56,6 +75,9 @@ impl CatalogError {
             Self::Open(error) => is_full(error),
             Self::InUse
             | Self::TooNew { .. }
+            | Self::Missing
+            | Self::Older { .. }
+            | Self::Stranger { .. }
             | Self::UnknownDeployment(_)
             | Self::NotPending { .. }
             | Self::NoArtifact(_)

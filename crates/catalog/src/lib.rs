@@ -20,6 +20,8 @@ mod error;
 mod record;
 mod sqlite;
 
+use std::path::Path;
+
 use model::FunctionName;
 use uuid::Uuid;
 
@@ -27,7 +29,7 @@ pub use blobs::{BlobError, Blobs};
 pub use digest::{Digest, InvalidDigest};
 pub use error::CatalogError;
 pub use record::{Deployment, DeploymentState, Function, NewDeployment, Segment};
-pub use sqlite::SqliteCatalog;
+pub use sqlite::{SqliteCatalog, Stores};
 
 /// The most deployments of a function that are kept.
 pub const KEPT_DEPLOYMENTS: usize = 10;
@@ -69,6 +71,12 @@ pub trait Catalog: Send + Sync + 'static {
 
     /// The artifacts of active and pending deployments: what [`Blobs::sweep`] must keep.
     fn artifacts_in_use(&self) -> Result<Vec<Digest>, CatalogError>;
+
+    /// The artifacts of all deployments, also of those that do not serve any more.
+    fn artifacts(&self) -> Result<Vec<Digest>, CatalogError>;
+
+    /// Writes a copy of the catalog, as it is at one moment, to a file that does not exist yet.
+    fn copy_to(&self, path: &Path) -> Result<(), CatalogError>;
 
     /// Adds parts of functions' logs to the index, or replaces what it says about them.
     fn put_segments(&self, segments: &[Segment]) -> Result<(), CatalogError>;

@@ -1,11 +1,13 @@
 mod deployments;
 mod migrate;
 mod segments;
+mod stores;
 
 use std::{
     fs::OpenOptions,
+    io,
     os::unix::fs::OpenOptionsExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Mutex, MutexGuard},
     time::Duration,
 };
@@ -13,6 +15,8 @@ use std::{
 use model::FunctionName;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use uuid::Uuid;
+
+pub use stores::Stores;
 
 use crate::{Catalog, CatalogError, Deployment, Digest, Function, NewDeployment, Segment};
 
@@ -23,12 +27,28 @@ const PATIENCE: Duration = Duration::from_millis(250);
 
 /// A catalog in one SQLite file, `catalog.db`, which is open in one process at a time.
 #[derive(Debug)]
-pub struct SqliteCatalog(Mutex<Connection>);
+pub struct SqliteCatalog {
+    connection: Mutex<Connection>,
+    /// Where the stores beside it remember it.
+    note: Option<PathBuf>,
+}
 
 impl SqliteCatalog {
     /// Opens the catalog in a directory; makes it, readable by its owner only, if it is missing.
     /// One of an older version is brought up to date first.
     pub fn open(directory: &Path) -> Result<Self, CatalogError> {
+        Self::open_checked(directory, None)
+    }
+
+    /// The same, beside stores that it must belong to. A catalog that is missing, empty, older than
+    /// they are or another one's is refused, and nothing is changed then: what it does not name
+    /// would look as if nobody needed it.
+    pub fn open_with(directory: &Path, stores: Stores) -> Result<Self, CatalogError> {
+        stores.check_file(&directory.join(FILE))?;
+        Self::open_checked(directory, Some(stores))
+    }
+
+    fn open_checked(directory: &Path, stores: Option<Stores>) -> Result<Self, CatalogError> {
         let path = directory.join(FILE);
         // It holds values of variables. SQLite gives its other files the same mode.
         let mut options = OpenOptions::new();
@@ -43,12 +63,30 @@ impl SqliteCatalog {
         connection.pragma_update(None, "foreign_keys", true)?;
         connection.pragma_update(None, "cache_size", -512)?;
         connection.pragma_update(None, "journal_size_limit", 4 << 20)?;
+        if let Some(stores) = &stores {
+            stores.check(&connection)?;
+        }
         migrate::migrate(&mut connection)?;
-        Ok(Self(Mutex::new(connection)))
+        let note = stores.map(|stores| stores.note);
+        if let Some(note) = &note {
+            stores::note(&connection, note);
+        }
+        Ok(Self { connection: Mutex::new(connection), note })
+    }
+
+    /// Looks for damage, as far as SQLite can see it, and forgets the index of logs, which are not
+    /// part of a backup.
+    pub fn check_copy(&self) -> Result<(), CatalogError> {
+        let verdict: String =
+            self.connection().query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if verdict != "ok" {
+            return Err(CatalogError::Damaged { what: "file", why: verdict });
+        }
+        self.change(|transaction| Ok(transaction.execute_batch("DELETE FROM log_segments")?))
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
-        self.0.lock().expect("no panic while the lock is held")
+        self.connection.lock().expect("no panic while the lock is held")
     }
 
     /// All of `change` or nothing of it.
@@ -60,6 +98,23 @@ impl SqliteCatalog {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let outcome = change(&transaction)?;
         transaction.commit()?;
+        Ok(outcome)
+    }
+}
+
+impl SqliteCatalog {
+    /// A change of what must be kept beside the catalog.
+    fn change_stores<T>(
+        &self,
+        change: impl FnOnce(&Transaction<'_>) -> Result<T, CatalogError>,
+    ) -> Result<T, CatalogError> {
+        let outcome = self.change(|transaction| {
+            stores::count(transaction)?;
+            change(transaction)
+        })?;
+        if let Some(note) = &self.note {
+            stores::note(&self.connection(), note);
+        }
         Ok(outcome)
     }
 }
@@ -78,11 +133,13 @@ impl Catalog for SqliteCatalog {
     }
 
     fn set_artifact(&self, id: Uuid, artifact: &Digest, bytes: u64) -> Result<(), CatalogError> {
-        self.change(|transaction| deployments::set_artifact(transaction, id, artifact, bytes))
+        self.change_stores(|transaction| {
+            deployments::set_artifact(transaction, id, artifact, bytes)
+        })
     }
 
     fn activate(&self, id: Uuid) -> Result<Function, CatalogError> {
-        self.change(|transaction| deployments::activate(transaction, id))
+        self.change_stores(|transaction| deployments::activate(transaction, id))
     }
 
     fn fail(&self, id: Uuid, why: &str) -> Result<(), CatalogError> {
@@ -98,7 +155,7 @@ impl Catalog for SqliteCatalog {
     }
 
     fn remove(&self, function: &FunctionName) -> Result<bool, CatalogError> {
-        self.change(|transaction| {
+        self.change_stores(|transaction| {
             let segments = segments::remove_all(transaction, function)?;
             Ok(deployments::remove(transaction, function)? || segments)
         })
@@ -110,6 +167,17 @@ impl Catalog for SqliteCatalog {
 
     fn artifacts_in_use(&self) -> Result<Vec<Digest>, CatalogError> {
         deployments::artifacts_in_use(&self.connection())
+    }
+
+    fn artifacts(&self) -> Result<Vec<Digest>, CatalogError> {
+        deployments::artifacts(&self.connection())
+    }
+
+    fn copy_to(&self, path: &Path) -> Result<(), CatalogError> {
+        let invalid = || CatalogError::Open(io::ErrorKind::InvalidFilename.into());
+        let path = path.to_str().ok_or_else(invalid)?;
+        self.connection().execute("VACUUM INTO ?1", [path])?;
+        Ok(())
     }
 
     fn put_segments(&self, segments: &[Segment]) -> Result<(), CatalogError> {

@@ -183,11 +183,19 @@ pub(super) fn fail_interrupted(
     statement.query_and_then([INTERRUPTED], deployment)?.collect()
 }
 
+/// All that any deployment has, whatever became of it.
+pub(super) fn artifacts(connection: &Connection) -> Result<Vec<Digest>, CatalogError> {
+    digests(connection, "SELECT DISTINCT artifact FROM deployments WHERE artifact IS NOT NULL")
+}
+
 pub(super) fn artifacts_in_use(connection: &Connection) -> Result<Vec<Digest>, CatalogError> {
-    let mut statement = connection.prepare_cached(
-        "SELECT DISTINCT artifact FROM deployments
-         WHERE state IN ('pending', 'active') AND artifact IS NOT NULL",
-    )?;
+    let sql = "SELECT DISTINCT artifact FROM deployments
+         WHERE state IN ('pending', 'active') AND artifact IS NOT NULL";
+    digests(connection, sql)
+}
+
+fn digests(connection: &Connection, sql: &str) -> Result<Vec<Digest>, CatalogError> {
+    let mut statement = connection.prepare_cached(sql)?;
     let rows = statement.query_and_then([], |row| {
         parsed("artifact", row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?)
     })?;

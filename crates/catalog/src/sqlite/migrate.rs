@@ -3,10 +3,14 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::CatalogError;
 
 /// The n-th one makes version n of version n - 1. What is here never changes again.
-pub(super) const MIGRATIONS: [&str; 2] = [
+pub(super) const MIGRATIONS: [&str; 3] = [
     include_str!("../../migrations/0001_functions.sql"),
     include_str!("../../migrations/0002_log_segments.sql"),
+    include_str!("../../migrations/0003_identity.sql"),
 ];
+
+/// From this version on a catalog has an identity.
+pub(super) const IDENTITY_SINCE: i64 = 3;
 
 /// Brings the catalog up to date, one transaction per version.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), CatalogError> {

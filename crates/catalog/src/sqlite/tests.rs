@@ -44,11 +44,11 @@ impl Lab {
     }
 }
 
-fn name(text: &str) -> FunctionName {
+pub(super) fn name(text: &str) -> FunctionName {
     text.parse().expect("a name")
 }
 
-fn deployment(function: &str, created_at: u64) -> NewDeployment {
+pub(super) fn deployment(function: &str, created_at: u64) -> NewDeployment {
     let variables = [("TOKEN".to_owned(), format!("of {created_at}"))].into();
     NewDeployment {
         id: Uuid::now_v7(),
@@ -308,7 +308,10 @@ fn a_newer_catalog_is_refused_and_left_alone() {
     let Lab { directory, catalog } = lab;
     drop(catalog);
     let error = SqliteCatalog::open(directory.path()).expect_err("too new");
-    assert!(matches!(error, CatalogError::TooNew { found: 99, known: 2 }), "{error:?}");
+    assert!(
+        matches!(error, CatalogError::TooNew { found: 99, known } if known == MIGRATIONS.len()),
+        "{error:?}"
+    );
 }
 
 #[test]

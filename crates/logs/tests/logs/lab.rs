@@ -216,6 +216,14 @@ impl Catalog for Gate {
         self.catalog.functions()
     }
 
+    fn artifacts(&self) -> Result<Vec<Digest>, CatalogError> {
+        self.catalog.artifacts()
+    }
+
+    fn copy_to(&self, path: &std::path::Path) -> Result<(), CatalogError> {
+        self.catalog.copy_to(path)
+    }
+
     fn function(&self, name: &FunctionName) -> Result<Option<Function>, CatalogError> {
         self.catalog.function(name)
     }
