@@ -253,3 +253,114 @@ fn a_token_is_not_sent_to_whoever_holds_the_port() {
     drop(stream);
     assert!(!named.wait().expect("our child").success());
 }
+
+#[test]
+fn stores_without_their_catalog_are_left_alone() {
+    let scratch = Scratch::new();
+    let data = scratch.path().join("data");
+    let mut up = Up::serving(&data, |_| {});
+    deploy(&up, "kept");
+    // The catalog as it is now, without what is in its write-ahead log.
+    let torn = fs::read(data.join("catalog.db")).expect("read");
+    deploy(&up, "later");
+    assert_eq!(up.stop(), Some(0));
+    let whole = fs::read(data.join("catalog.db")).expect("read");
+    let blobs = || fs::read_dir(data.join("blobs")).expect("there").count();
+    let before = blobs();
+
+    for (what, content) in [("missing", None), ("empty", Some(vec![])), ("older", Some(torn))] {
+        let _ = fs::remove_file(data.join("catalog.db"));
+        if let Some(content) = &content {
+            fs::write(data.join("catalog.db"), content).expect("written");
+        }
+        let mut up = Up::start(&data, |command| _ = command.stderr(Stdio::piped()));
+        assert_eq!(up.ended(), Some(66), "{what}");
+        let mut said = String::new();
+        let stderr = up.child.stderr.as_mut().expect("piped");
+        io::Read::read_to_string(stderr, &mut said).expect("read");
+        assert!(said.contains("hearth restore FILE"), "{what}: {said}");
+        assert_eq!(blobs(), before, "{what}: nothing was removed");
+    }
+
+    fs::write(data.join("catalog.db"), whole).expect("written");
+    let mut up = Up::serving(&data, |_| {});
+    for name in ["kept", "later"] {
+        succeeds(&up.command(&["invoke", name]));
+    }
+    assert_eq!(up.stop(), Some(0));
+}
+
+#[test]
+fn what_the_catalog_does_not_know_goes_to_the_trash() {
+    let scratch = Scratch::new();
+    let data = scratch.path().join("data");
+    let mut up = Up::serving(&data, |_| {});
+    deploy(&up, "known");
+    assert_eq!(up.stop(), Some(0));
+    let name = "0".repeat(64);
+    fs::create_dir_all(data.join("blobs/00")).expect("made");
+    fs::write(data.join("blobs/00").join(&name), "somebody's").expect("written");
+    let mut up = Up::serving(&data, |_| {});
+    assert!(!data.join("blobs/00").join(&name).exists());
+    let days: Vec<_> = fs::read_dir(data.join("trash")).expect("there").flatten().collect();
+    let kept = days[0].path().join("blobs").join(&name);
+    assert_eq!(fs::read(kept).expect("kept"), b"somebody's");
+    succeeds(&up.command(&["invoke", "known"]));
+    assert_eq!(up.stop(), Some(0));
+}
+
+/// A file system of a test's own.
+struct SmallDisk(Scratch);
+
+impl SmallDisk {
+    fn mount() -> Option<Self> {
+        let scratch = Scratch::new();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=96m,mode=700", "hearth-test"]).arg(scratch.path());
+        match mount.output() {
+            Ok(output) if output.status.success() => Some(Self(scratch)),
+            _ => {
+                skip("a full disk: no file system can be mounted here");
+                None
+            }
+        }
+    }
+
+    fn fill(&self) {
+        let mut file = File::create(self.0.path().join("filler")).expect("a file");
+        for size in [1 << 20, 4096, 1] {
+            while file.write_all(&vec![0; size]).is_ok() {}
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn functions_can_be_removed_from_a_full_disk() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let data = disk.0.path().join("data");
+    let mut up = Up::serving(&data, |_| {});
+    for name in ["first", "second", "third"] {
+        deploy(&up, name);
+    }
+    // A daemon that has just started: its write-ahead log has no room yet.
+    assert_eq!(up.stop(), Some(0));
+    let mut up = Up::serving(&data, |_| {});
+    disk.fill();
+    succeeds(&up.command(&["rm", "first"]));
+    succeeds(&up.command(&["invoke", "second"]));
+    disk.fill();
+    succeeds(&up.command(&["rm", "second"]));
+    assert_eq!(up.stop(), Some(0));
+    disk.fill();
+    let mut up = Up::serving(&data, |_| {});
+    succeeds(&up.command(&["invoke", "third"]));
+    assert_eq!(up.stop(), Some(0));
+    fs::remove_file(disk.0.path().join("filler")).expect("removed");
+    drop(up);
+}

@@ -7,10 +7,13 @@ mod settings;
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use catalog::CatalogError;
 use edge::{LocalListener, Server, ServerLimits};
 use executor::{Engine, Executor, ExecutorConfig, OnColdStart, PoolLimits, SparePolicy};
 use front::{Door, DoorConfig, OwnNames};
-use platform::{Administration, Parts, Platform, PlatformConfig, Switchboard, Token, TokenError};
+use platform::{
+    Administration, OpenError, Parts, Platform, PlatformConfig, Switchboard, Token, TokenError,
+};
 use protocol_worker::WorkerConfig;
 use telemetry::{ColdStart, Collector, Format, Metrics, Spans};
 use tokio::time::{Instant, timeout};
@@ -126,7 +129,7 @@ async fn up(settings: Settings, stop: &CancellationToken) -> anyhow::Result<()> 
         spans,
         stop: stop.clone(),
     };
-    let platform = Platform::open(config, parts)?;
+    let platform = Platform::open(config, parts).map_err(|error| refused(error, &data))?;
     let administration =
         Administration { platform: platform.clone(), token, started, stop: stop.clone() };
     let door_config = DoorConfig {
@@ -209,6 +212,28 @@ fn executor(
         ..ExecutorConfig::default()
     };
     Ok(Executor::new(engine, config))
+}
+
+/// Data that does not fit together is left alone; the message says what can be done about it.
+fn refused(error: OpenError, data: &Path) -> anyhow::Error {
+    let data = data.display();
+    let remedy = match &error {
+        OpenError::Catalog(CatalogError::Missing) => format!(
+            "put catalog.db back into {data}, with catalog.db-wal if there is one, or restore a \
+             backup with `hearth restore FILE --force`; to start over, `mv {data} {data}.old`"
+        ),
+        OpenError::Catalog(CatalogError::Older { note } | CatalogError::Stranger { note }) => {
+            format!(
+                "copy catalog.db to {data} again, with its catalog.db-wal, or restore a backup with \
+                 `hearth restore FILE --force`; to use it as it is, remove {}: artifacts that it \
+                 does not know then stay in {data}/trash for seven days",
+                note.display()
+            )
+        }
+        _ => return error.into(),
+    };
+    let why = model::describe(&error);
+    Fatal::new(Failure::NoInput, format!("{why}; nothing was changed: {remedy}")).into()
 }
 
 /// The usual variables of OpenTelemetry decide whether spans are sent.

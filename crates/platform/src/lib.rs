@@ -20,10 +20,12 @@ mod deploy;
 mod function;
 mod platform;
 mod report;
+mod reserve;
 mod room;
 mod store;
 mod switchboard;
 mod token;
+mod trash;
 mod under_way;
 mod workshop;
 

@@ -149,9 +149,15 @@ impl Platform {
     /// Opens the data directory, removes what an earlier daemon left half-done, and serves what
     /// exists. Blocks; must be called within a tokio runtime.
     pub fn open(config: PlatformConfig, parts: Parts) -> Result<Arc<Self>, OpenError> {
-        let catalog: Arc<dyn Catalog> = Arc::new(SqliteCatalog::open(&config.data)?);
         let artifacts = |error: StoreError| OpenError::Artifacts(describe(&error));
         let store = Store::open(&config.data).map_err(artifacts)?;
+        let stores = store.stores().map_err(artifacts)?;
+        let catalog =
+            store.with_room(|| Ok(SqliteCatalog::open_with(&config.data, stores.clone())?));
+        let catalog: Arc<dyn Catalog> = Arc::new(catalog.map_err(|error| match error {
+            StoreError::Catalog(error) => OpenError::Catalog(error),
+            error => artifacts(error),
+        })?);
         let logs = LogStore::open(&config.data.join("logs"), config.logs.clone(), catalog.clone())?;
         for deployment in catalog.fail_interrupted()? {
             warn!(function = %deployment.function, deployment = %deployment.id, "was interrupted");
@@ -173,6 +179,7 @@ impl Platform {
             functions: RwLock::default(),
             turns: Mutex::default(),
         });
+        platform.store.set_aside(&*platform.catalog).map_err(artifacts)?;
         platform.store.sweep(&platform.catalog).map_err(artifacts)?;
         platform.store.discard_foreign(&*platform.workshop).map_err(artifacts)?;
         platform.serve_all()?;
@@ -322,7 +329,11 @@ impl Platform {
         turn.removals.send_modify(|count| *count += 1);
         let _changing = turn.lock.lock().await;
         let (platform, removed) = (self.clone(), name.clone());
-        let was_there = self.blocking(move || Ok(platform.catalog.remove(&removed)?)).await?;
+        let remove = move || {
+            // Also on a full disk, or nobody could make room.
+            platform.store.with_room(|| Ok(platform.catalog.remove(&removed)?))
+        };
+        let was_there = self.blocking(remove).await?;
         let known = {
             let mut functions = self.functions.write().expect("no panic while the lock is held");
             functions.remove(name)
@@ -335,7 +346,7 @@ impl Platform {
         let (platform, removed) = (self.clone(), name.clone());
         self.blocking(move || {
             platform.logs.remove(&removed).map_err(|error| StoreError::Logs(describe(&error)))?;
-            platform.store.sweep(&platform.catalog)
+            platform.store.with_room(|| platform.store.sweep(&platform.catalog))
         })
         .await?;
         if was_there {

@@ -1,7 +1,7 @@
 //! Artifacts: packed, by their digest, and unpacked once for all instances of this host.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::{self, DirBuilder},
     io,
     os::unix::fs::DirBuilderExt,
@@ -10,17 +10,22 @@ use std::{
         Arc, Mutex, MutexGuard, RwLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use archive::{Compression, PackOptions, UnpackLimits};
-use catalog::{Blobs, Catalog, Digest};
+use catalog::{Blobs, Catalog, Digest, Stores};
+use tracing::warn;
 
 use crate::workshop::{Workshop, WorkshopError};
+use crate::{reserve::Reserve, trash::Trash};
 
 /// What an artifact may hold: a source with all it depends on.
 const ARTIFACT_LIMITS: UnpackLimits =
     UnpackLimits { bytes: 8 << 30, entries: 1_000_000, path_length: 4096 };
+
+/// Where the stores remember their catalog.
+const NOTE: &str = "catalog";
 
 /// Why something was not stored or found.
 #[derive(Debug, thiserror::Error)]
@@ -43,16 +48,35 @@ pub(crate) enum StoreError {
     Task(String),
 }
 
+impl StoreError {
+    /// Whether the disk is full: the same may succeed once there is room again.
+    fn is_full(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        match self {
+            Self::Files { source, .. } => matches!(source.kind(), StorageFull | QuotaExceeded),
+            Self::Blob(error) => error.is_full(),
+            Self::Catalog(error) => error.is_full(),
+            Self::Pack(_) | Self::Unpack(_) | Self::Workshop(_) | Self::Logs(_) | Self::Task(_) => {
+                false
+            }
+        }
+    }
+}
+
 /// Everything that is kept as files in the data directory, but logs.
 ///
 /// ```text
 /// blobs/ab/abcd…       packed artifacts
 /// artifacts/abcd…/     the same, unpacked: what instances mount
 /// scratch/…            uploads and builds under way; emptied at the start
+/// trash/…              what the catalog did not know when the daemon started
+/// reserve              room for making room
 /// ```
 pub(crate) struct Store {
     root: PathBuf,
     blobs: Blobs,
+    trash: Trash,
+    reserve: Reserve,
     next: AtomicU64,
     /// Artifacts that something is made of, whatever the catalog says.
     pins: Pins,
@@ -92,10 +116,87 @@ impl Store {
         Ok(Self {
             root: root.into(),
             blobs,
+            trash: Trash::of(root),
+            reserve: Reserve::of(root),
             next: AtomicU64::new(0),
             pins: Pins::default(),
             storing: RwLock::new(()),
         })
+    }
+
+    /// What the catalog must know of the stores.
+    pub(crate) fn stores(&self) -> Result<Stores, StoreError> {
+        let is_full = |name: &str| {
+            fs::read_dir(self.root.join(name)).is_ok_and(|mut entries| entries.next().is_some())
+        };
+        let are_full = !self.blobs.list()?.is_empty() || is_full("artifacts") || is_full("logs");
+        Ok(Stores { note: self.root.join("blobs").join(NOTE), are_full })
+    }
+
+    /// Does something; on a full disk once more, after giving up what need not be kept. It must be
+    /// safe to repeat.
+    pub(crate) fn with_room<T>(
+        &self,
+        mut work: impl FnMut() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let outcome = match work() {
+            Err(error) if error.is_full() && self.make_room() => work(),
+            outcome => outcome,
+        };
+        self.keep_room();
+        outcome
+    }
+
+    /// Gives up what need not be kept: the trash, or else the reserve. Whether there was anything.
+    fn make_room(&self) -> bool {
+        let was_trash = self.trash.empty();
+        self.reserve.give_up() || was_trash
+    }
+
+    /// Empties the trash if the disk is nearly full, before something new comes.
+    pub(crate) fn relieve(&self) {
+        if self.reserve.is_tight() {
+            self.trash.empty();
+        }
+    }
+
+    fn keep_room(&self) {
+        if let Err(error) = self.reserve.fill() {
+            warn!(%error, "could not keep room on the disk; removing functions may fail once it is full");
+        }
+    }
+
+    /// Moves artifacts that the catalog has never heard of to the trash, and removes what has been
+    /// there for long. For a daemon's start: whatever is unknown then, was not made since.
+    pub(crate) fn set_aside(&self, catalog: &dyn Catalog) -> Result<(), StoreError> {
+        self.trash.expire(SystemTime::now());
+        let known: HashSet<_> = catalog.artifacts()?.into_iter().collect();
+        let moved = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| StoreError::Files { step: "set aside", path, source }
+        };
+        let mut aside = 0;
+        for digest in self.blobs.list()?.iter().filter(|digest| !known.contains(digest)) {
+            let place = self.trash.place("blobs").map_err(moved(&self.root))?;
+            aside += usize::from(self.blobs.move_away(digest, &place.join(digest.to_string()))?);
+        }
+        let places = self.root.join("artifacts");
+        for entry in fs::read_dir(&places).map_err(moved(&places))? {
+            let path = entry.map_err(moved(&places))?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if !name.parse().is_ok_and(|digest| known.contains(&digest)) {
+                self.trash.put(&path, "artifacts").map_err(moved(&path))?;
+                aside += 1;
+            }
+        }
+        if aside > 0 {
+            let trash = self.root.join("trash");
+            warn!(
+                artifacts = aside, trash = %trash.display(),
+                "the catalog does not know these: they stay in the trash for seven days"
+            );
+        }
+        Ok(())
     }
 
     /// A new path for something that is not finished. Nothing is there yet.

@@ -165,6 +165,12 @@ async fn read_request(field: &mut Field<'_>) -> Result<DeployRequest, Refusal> {
 
 /// Writes the source to a file, in pieces, off the thread that serves calls.
 async fn save(platform: &Arc<Platform>, field: &mut Field<'_>) -> Result<Scratch, Refusal> {
+    let relieved = platform.clone();
+    let relieve = move || {
+        relieved.store.relieve();
+        Ok(())
+    };
+    platform.blocking(relieve).await?;
     let scratch = platform.store.scratch();
     let path = scratch.path().to_path_buf();
     let failed = |source| StoreError::Files { step: "write", path: path.clone(), source };
