@@ -321,3 +321,39 @@ async fn tls_is_there() {
         Err(error) => assert!(matches!(error, ClientError::Setup { .. }), "{error:?}"),
     }
 }
+
+#[tokio::test]
+async fn a_local_daemon_is_reached_through_its_directory_and_nobody_elses() {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    let root = std::env::temp_dir().join(format!("hearth-client-{}", std::process::id()));
+    let directory = root.join("d".repeat(120));
+    fs::create_dir_all(&directory).expect("made");
+    let token = || Some(Token::new("change-me").expect("a token"));
+    let error = Client::local(&directory, token()).expect_err("nobody listens");
+    assert!(matches!(error, ClientError::Unreachable { .. }), "{error}");
+    assert!(error.to_string().contains("daemon.sock"), "{error}");
+
+    // Bound by a short name, and moved to where it belongs.
+    let listener = tokio::net::UnixListener::bind(root.join("s")).expect("bound");
+    fs::rename(root.join("s"), directory.join("daemon.sock")).expect("moved");
+    let served = tokio::spawn(async move {
+        // The first connection only asks who listens.
+        drop(listener.accept().await.expect("accepted"));
+        let (mut stream, _) = listener.accept().await.expect("accepted");
+        let mut request = vec![0; 4096];
+        let read = stream.read(&mut request).await.expect("read");
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n[]";
+        stream.write_all(answer).await.expect("written");
+        String::from_utf8_lossy(&request[..read]).into_owned()
+    });
+    let client = Client::local(&directory, token()).expect("its owner listens");
+    assert_eq!(client.functions().await.expect("answered"), []);
+    let request = served.await.expect("no panic").to_lowercase();
+    assert!(request.contains("authorization: bearer change-me"), "{request}");
+
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).expect("opened");
+    let error = Client::local(&directory, token()).expect_err("anybody's socket");
+    assert!(matches!(error, ClientError::OpenDirectory { mode: 0o777, .. }), "{error}");
+    fs::remove_dir_all(&root).expect("removed");
+}

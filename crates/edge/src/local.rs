@@ -73,3 +73,73 @@ impl Drop for LocalListener {
         let _ = fs::remove_file(&self.path);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        os::unix::{net::UnixStream, process::CommandExt},
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+
+    struct Place(PathBuf);
+
+    impl Place {
+        fn new(name: &str) -> Self {
+            let name = format!("hearth-local-{name}-{}", std::process::id());
+            // Longer than an address can be.
+            let path = std::env::temp_dir().join(name).join("d".repeat(120));
+            fs::create_dir_all(&path).expect("made");
+            Self(path)
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(self.0.parent().expect("made in one"));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_owner_is_accepted_and_a_stale_socket_is_replaced() {
+        let place = Place::new("owner");
+        fs::write(place.0.join("a.sock"), "stale").expect("written");
+        let listener = LocalListener::bind(&place.0, "a.sock").expect("bound");
+        let directory = File::open(&place.0).expect("there");
+        let path = format!("/proc/self/fd/{}/a.sock", directory.as_raw_fd());
+        let _near = UnixStream::connect(path).expect("connected");
+        let (stream, address) = listener.accept().await.expect("accepted");
+        assert!(address.ip().is_loopback());
+        drop((stream, listener));
+        assert!(!place.0.join("a.sock").exists(), "removed");
+    }
+
+    #[tokio::test]
+    async fn another_user_is_turned_away() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: only root can become another user");
+            return;
+        }
+        let place = Place::new("others");
+        let listener = LocalListener::bind(&place.0, "a.sock").expect("bound");
+        // As if the modes of files were no protection.
+        fs::set_permissions(place.0.join("a.sock"), Permissions::from_mode(0o666)).expect("open");
+        let script = "import socket; s = socket.socket(socket.AF_UNIX); s.connect('a.sock'); \
+                      print(s.recv(1))";
+        let mut stranger = Command::new("python3");
+        stranger.args(["-c", script]).current_dir(&place.0).uid(65534).stdout(Stdio::piped());
+        let Ok(stranger) = stranger.spawn() else {
+            println!("skipped: there is no python3");
+            return;
+        };
+        let output = tokio::task::spawn_blocking(move || stranger.wait_with_output());
+        tokio::select! {
+            _ = listener.accept() => panic!("another user was accepted"),
+            output = output => {
+                let output = output.expect("no panic").expect("it ends");
+                assert_eq!(output.stdout, b"b''\n", "it got nothing: {output:?}");
+            }
+        }
+    }
+}
