@@ -309,6 +309,65 @@ fn what_the_catalog_does_not_know_goes_to_the_trash() {
     assert_eq!(up.stop(), Some(0));
 }
 
+#[test]
+fn a_backup_brings_functions_back() {
+    let scratch = Scratch::new();
+    let data = scratch.path().join("data");
+    let file = scratch.path().join("backup.tar.zst");
+    let path = file.to_str().expect("our paths are text");
+    let mut up = Up::serving(&data, |_| {});
+    for name in ["first", "second"] {
+        deploy(&up, name);
+    }
+    // While others deploy, a backup that is killed leaves no file, and one that is not is whole.
+    thread::scope(|scope| {
+        let busy = scope.spawn(|| (0..3).for_each(|_| deploy(&up, "second")));
+        let mut killed = hearth();
+        killed.args(["backup", path]).env("HEARTH_DATA", &data).stderr(Stdio::null());
+        let mut killed = killed.spawn().expect("hearth runs");
+        let _ = killed.kill();
+        let _ = killed.wait();
+        let _ = fs::remove_file(&file);
+        succeeds(&up.command(&["backup", path]));
+        busy.join().expect("deployed");
+    });
+    assert_eq!(mode(&file), 0o600);
+    let streamed = up.command(&["backup", "-"]);
+    assert!(streamed.status.success() && streamed.stdout.len() > 1000, "{}", errors(&streamed));
+
+    let running = up.command(&["restore", path, "--force"]);
+    assert_eq!(running.status.code(), Some(69), "{}", errors(&running));
+    assert_eq!(up.stop(), Some(0));
+    let offline = scratch.path().join("offline.tar.zst");
+    let offline = offline.to_str().expect("our paths are text");
+    succeeds(&command(&data, &["backup", offline]));
+
+    let full = command(&data, &["restore", path]);
+    assert_eq!(full.status.code(), Some(64), "{}", errors(&full));
+    assert!(errors(&full).contains("--force"), "{}", errors(&full));
+
+    fs::rename(&data, scratch.path().join("lost")).expect("lost");
+    let cut = scratch.path().join("cut.tar.zst");
+    let whole = fs::read(&file).expect("read");
+    fs::write(&cut, &whole[..whole.len() - 100]).expect("written");
+    let refused = command(&data, &["restore", cut.to_str().expect("text")]);
+    assert_eq!(refused.status.code(), Some(65), "{}", errors(&refused));
+
+    for file in [path, offline] {
+        let mut killed = hearth();
+        killed.args(["restore", file, "--force"]).env("HEARTH_DATA", &data).stderr(Stdio::null());
+        let mut killed = killed.spawn().expect("hearth runs");
+        let _ = killed.kill();
+        let _ = killed.wait();
+        succeeds(&command(&data, &["restore", file, "--force"]));
+        let mut up = Up::serving(&data, |_| {});
+        for name in ["first", "second"] {
+            succeeds(&up.command(&["invoke", name]));
+        }
+        assert_eq!(up.stop(), Some(0));
+    }
+}
+
 /// A file system of a test's own.
 struct SmallDisk(Scratch);
 

@@ -4,6 +4,7 @@
 //! answers: tables for people, JSON with the types of the crate `api` for scripts. Results go to
 //! standard output and everything else to standard error.
 
+mod backup;
 mod completions;
 mod connection;
 mod deploy;
@@ -43,6 +44,10 @@ pub(crate) enum Command {
     Top(top::Arguments),
     /// Remove functions, with their deployments and logs.
     Rm(rm::Arguments),
+    /// Copy all functions to a file, also while the daemon runs.
+    Backup(backup::BackupArguments),
+    /// Put a backup in the place of a data directory's functions; no daemon may run.
+    Restore(backup::RestoreArguments),
     /// Print completions for a shell.
     Completions(completions::Arguments),
 }
@@ -70,6 +75,8 @@ impl Command {
             Self::Ps(arguments) => ps::run(&arguments, connection).await,
             Self::Top(arguments) => top::run(&arguments, connection).await,
             Self::Rm(arguments) => rm::run(&arguments, connection).await,
+            Self::Backup(arguments) => backup::back_up(arguments, connection).await,
+            Self::Restore(arguments) => backup::restore(&arguments),
             Self::Completions(arguments) => completions::run(&arguments),
         }
     }

@@ -17,11 +17,23 @@ use tracing::warn;
 
 /// Takes an argument's path, and makes it absolute. Links stay links.
 pub(crate) fn absolute() -> impl TypedValueParser<Value = PathBuf> {
-    PathBufValueParser::new().try_map(|path| {
-        std::path::absolute(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidInput => "a path has at least one character".to_owned(),
-            _ => format!("could not find the current directory: {error}"),
-        })
+    PathBufValueParser::new().try_map(|path| to_absolute(&path))
+}
+
+/// Why a path cannot be made absolute.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AbsoluteError {
+    #[error("a path has at least one character")]
+    Empty,
+    #[error("could not find the current directory")]
+    CurrentDirectory(#[source] io::Error),
+}
+
+/// The same path, from the root. Links stay links.
+pub(crate) fn to_absolute(path: &Path) -> Result<PathBuf, AbsoluteError> {
+    std::path::absolute(path).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidInput => AbsoluteError::Empty,
+        _ => AbsoluteError::CurrentDirectory(error),
     })
 }
 

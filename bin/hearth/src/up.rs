@@ -18,6 +18,7 @@ use protocol_worker::WorkerConfig;
 use telemetry::{ColdStart, Collector, Format, Metrics, Spans};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 
 use crate::{
     exit::{Failure, Fatal},
@@ -27,7 +28,7 @@ use crate::{
     runtimes::Catalogue,
     state::{self, OwnedDirectory},
 };
-use data::DataLock;
+pub(crate) use data::DataLock;
 use languages::Languages;
 pub(crate) use settings::Arguments;
 use settings::Settings;
@@ -65,6 +66,9 @@ async fn up(settings: Settings, stop: &CancellationToken) -> anyhow::Result<()> 
     let started = Instant::now();
     let data = settings.data.clone().unwrap_or_else(paths::default_data);
     let _lock = DataLock::take(&data)?;
+    if platform::prepare(&data)? {
+        info!("finished to restore a backup");
+    }
     let token = Token::load_or_create(&data.join("token")).map_err(|error| match error {
         TokenError::Exposed { .. } => Fatal::new(Failure::NoPermission, error.to_string()).into(),
         error => anyhow::Error::new(error),

@@ -216,6 +216,12 @@ impl Client {
         self.get("/v1/status").await
     }
 
+    /// A backup of everything, as it comes. One that ends without an error is whole.
+    pub async fn backup(&self) -> Result<Reply, ClientError> {
+        let answer = self.send(self.request(Method::GET, "/v1/backup")).await?;
+        Ok(Reply::new(answer, None))
+    }
+
     /// Calls a function. Whatever it replies is a success here, also a status of 500.
     pub async fn invoke(
         &self,

@@ -2,6 +2,7 @@
 //!
 //! Every answer is JSON with the types of the crate `api`; every refusal is an [`api::Problem`].
 
+mod backup;
 mod document;
 mod handlers;
 mod lines;
@@ -59,6 +60,7 @@ impl Administration {
             .route("/v1/functions/{name}/deployments/{id}", delete(upload::cancel))
             .route("/v1/functions/{name}/logs", get(logs::logs))
             .route("/v1/instances", get(handlers::instances))
+            .route("/v1/backup", get(backup::backup))
             .route("/v1/status", get(handlers::status))
             .layer(from_fn_with_state(shared.clone(), guard));
         Router::new()

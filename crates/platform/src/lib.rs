@@ -15,6 +15,7 @@
 //! environment.
 
 mod api;
+mod backup;
 mod builds;
 mod deploy;
 mod function;
@@ -30,6 +31,7 @@ mod under_way;
 mod workshop;
 
 pub use api::{Administration, openapi};
+pub use backup::{BackupError, BackupSummary, RestoreError, back_up, prepare, restore};
 pub use platform::{OpenError, Parts, Platform, PlatformConfig};
 pub use switchboard::Switchboard;
 pub use token::{Token, TokenError};

@@ -87,6 +87,8 @@ pub struct Platform {
     /// Places for deployments that are under way or wait.
     pub(crate) deployments: Arc<Semaphore>,
     pub(crate) under_way: UnderWay,
+    /// The place for a backup that is being made.
+    pub(crate) backups: Arc<Semaphore>,
     pub(crate) tasks: TaskTracker,
     /// Cancelled when the daemon is told to end.
     pub(crate) stop: CancellationToken,
@@ -166,6 +168,7 @@ impl Platform {
             builds: Builds::new(config.builds),
             deployments: Arc::new(Semaphore::new(config.deployments)),
             under_way: UnderWay::default(),
+            backups: Arc::new(Semaphore::new(1)),
             config,
             catalog,
             store,

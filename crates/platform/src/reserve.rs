@@ -68,6 +68,11 @@ impl Reserve {
         self.room() < ROOM * BYTES
     }
 
+    /// Whether there is next to nothing: not even a daemon starts.
+    pub(crate) fn is_out(&self) -> bool {
+        self.room() < LEAST * 4
+    }
+
     fn room(&self) -> u64 {
         let directory = self.path.parent().unwrap_or(Path::new("/"));
         statvfs(directory).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))

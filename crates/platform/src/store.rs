@@ -216,6 +216,24 @@ impl Store {
         Pin { artifact: *artifact, pins: self.pins.clone() }
     }
 
+    /// Keeps all artifacts that `list` names, until the pins are dropped. Nothing is removed between
+    /// its answer and that.
+    pub(crate) fn pin_all<E>(
+        &self,
+        list: impl FnOnce() -> Result<Vec<Digest>, E>,
+    ) -> Result<Vec<Pin>, E> {
+        let _nobody_sweeps = self.storing.read().expect("nothing panics while it stores");
+        Ok(list()?.iter().map(|artifact| self.pin(artifact)).collect())
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn blobs(&self) -> &Blobs {
+        &self.blobs
+    }
+
     /// Packs a built tree and moves it to its place. It stays there as long as the pin does.
     pub(crate) fn keep(
         &self,

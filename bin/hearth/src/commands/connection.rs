@@ -48,12 +48,17 @@ impl DataDirectory {
         Self { given: std::env::var_os(DATA_VARIABLE).map(PathBuf::from) }
     }
 
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.given.clone().unwrap_or_else(paths::default_data)
     }
 }
 
 impl Connection {
+    /// Whether the daemon is the one that has its data in the data directory.
+    pub(crate) fn is_local(&self) -> bool {
+        self.url.as_deref().is_none_or(str::is_empty)
+    }
+
     /// A client with whatever token there is; the daemon tells if it is missing.
     pub(crate) fn client(&self, data: &DataDirectory) -> anyhow::Result<Client> {
         let given = self.token.as_deref().filter(|token| !token.is_empty());

@@ -18,7 +18,8 @@ pub fn openapi() -> String {
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     paths(
-        functions, function, remove, deploy, cancel, logs, instances, status, healthz, readyz, metrics
+        functions, function, remove, deploy, cancel, logs, backup, instances, status, healthz, readyz,
+        metrics
     ),
     components(schemas(api::DeployRequest, api::DeployEvent, api::Problem)),
     modifiers(&Guard)
@@ -69,6 +70,16 @@ fn function() {}
 )]
 #[expect(dead_code, reason = "describes a route")]
 fn remove() {}
+
+/// A backup of everything but logs, as `hearth restore` takes it: a tar, compressed with zstd. It has
+/// the functions' variables and the daemon's token. A reply that breaks off is no backup.
+#[utoipa::path(get, path = "/v1/backup", security(("token" = [])), responses(
+    (status = 200, description = "The backup", body = Vec<u8>, content_type = "application/zstd"),
+    (status = 401, description = "The token is missing or wrong", body = api::Problem),
+    (status = 429, description = "Another backup is being made", body = api::Problem)
+))]
+#[expect(dead_code, reason = "describes a route")]
+fn backup() {}
 
 /// What a deployment is made of.
 #[derive(utoipa::ToSchema)]
