@@ -8,6 +8,7 @@ mod daemon;
 use std::{
     fs,
     io::{BufRead, BufReader, Read},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -197,7 +198,9 @@ fn no_daemon_is_69_and_says_what_to_do() {
 fn a_local_daemons_token_is_read_from_its_directory() {
     let daemon = Daemon::start();
     let data = Folder::new("data");
-    fs::write(data.0.join("token"), format!("{TOKEN}\n")).expect("write");
+    let token = data.0.join("token");
+    fs::write(&token, format!("{TOKEN}\n")).expect("write");
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).expect("its owner's");
     let ls = |url: &str| {
         let mut command = program(url);
         command.env_remove("HEARTH_TOKEN").args(["ls", "--data", data.path()]);
