@@ -24,6 +24,10 @@ use tracing::{info, warn};
 
 const NAME: &str = "process";
 
+/// How long a process that was killed may take to be gone. Then nobody waits for it any more: the
+/// kernel can keep it for as long as a disk or a file server does not answer.
+const END_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Runs instances as plain processes. See the crate's documentation for what that means.
 pub struct ProcessAdapter {
     /// One file a process, for whoever cleans up after us.
@@ -35,7 +39,7 @@ struct Process {
     /// None while it is being started.
     pid: Option<Pid>,
     is_attached: bool,
-    exit: watch::Receiver<Option<Exit>>,
+    exit: watch::Sender<Option<Exit>>,
 }
 
 impl ProcessAdapter {
@@ -113,13 +117,13 @@ impl Adapter for ProcessAdapter {
             let instead = "ask for the network `host`, or use the adapter `sandbox`";
             return Err(AdapterError::no_network(NAME, spec.network, instead));
         }
-        let (ended, exit) = watch::channel(None);
+        let ended = watch::Sender::new(None);
         {
             let mut processes = self.lock();
             if processes.contains_key(&spec.id) {
                 return Err(AdapterError::Exists(spec.id.clone()));
             }
-            let process = Process { pid: None, is_attached: false, exit };
+            let process = Process { pid: None, is_attached: false, exit: ended.clone() };
             processes.insert(spec.id.clone(), process);
         }
         let started = self.spawn(spec, output).inspect_err(|_| {
@@ -144,25 +148,29 @@ impl Adapter for ProcessAdapter {
     }
 
     async fn wait(&self, id: &InstanceId) -> Result<Exit, AdapterError> {
-        let exit = self.lock().get(id).map(|process| process.exit.clone());
+        let exit = self.lock().get(id).map(|process| process.exit.subscribe());
         let mut exit = exit.ok_or_else(|| AdapterError::Unknown(id.clone()))?;
         let ended = exit.wait_for(Option::is_some).await;
         Ok(ended.ok().and_then(|exit| *exit).unwrap_or(LOST))
     }
 
     async fn stop(&self, id: &InstanceId, grace: Duration) -> Result<(), AdapterError> {
-        let Some((pid, mut exit)) =
+        let Some((pid, ended)) =
             self.lock().get(id).and_then(|process| Some((process.pid?, process.exit.clone())))
         else {
             return Ok(());
         };
+        let mut exit = ended.subscribe();
         if !grace.is_zero() {
             let _ = kill_process_group(pid, Signal::TERM);
             let _ = timeout(grace, exit.wait_for(Option::is_some)).await;
         }
         if exit.borrow().is_none() {
             let _ = kill_process_group(pid, Signal::KILL);
-            let _ = exit.wait_for(Option::is_some).await;
+            if timeout(END_PATIENCE, exit.wait_for(Option::is_some)).await.is_err() {
+                warn!(instance = %id, "a killed process does not end: the kernel holds it up");
+                ended.send_replace(Some(LOST));
+            }
         }
         let _ = fs::remove_file(self.note(id));
         self.lock().remove(id);
