@@ -16,6 +16,8 @@ use tracing::{info, warn};
 use crate::paths;
 
 const LOCK: &str = "lock";
+/// How often a directory whose parent is removed meanwhile is tried to be made.
+const ATTEMPTS: u32 = 100;
 /// Where the process adapter notes its processes, in an owner's directory.
 pub(crate) const PROCESSES: &str = "processes";
 
@@ -28,6 +30,18 @@ pub(crate) struct OwnedDirectory {
 impl OwnedDirectory {
     /// Makes a directory in `parent`, after removing those whose owners are gone.
     pub(crate) fn create(parent: &Path) -> anyhow::Result<Self> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            // The last owner of another directory there removes the parent; perhaps at this moment.
+            match Self::create_once(parent) {
+                Err(error) if attempts < ATTEMPTS && is_not_found(&error) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn create_once(parent: &Path) -> anyhow::Result<Self> {
         paths::make_private(parent)
             .with_context(|| format!("could not use the directory {}", parent.display()))?;
         remove_abandoned(parent);
@@ -96,6 +110,11 @@ pub(crate) fn data_parent() -> PathBuf {
     data.unwrap_or_else(|| home.join(".local/share")).join("hearth")
 }
 
+fn is_not_found(error: &anyhow::Error) -> bool {
+    let causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.into_iter().any(|cause| cause.kind() == io::ErrorKind::NotFound)
+}
+
 fn remove_abandoned(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
@@ -134,6 +153,21 @@ mod tests {
         assert_ne!(owned.path(), other.path());
         drop(owned);
         drop(other);
+        assert!(!parent.exists(), "nothing is left");
+    }
+
+    #[test]
+    fn directories_come_and_go_at_the_same_time() {
+        let parent = scratch("churn");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        drop(OwnedDirectory::create(&parent).expect("created"));
+                    }
+                });
+            }
+        });
         assert!(!parent.exists(), "nothing is left");
     }
 
