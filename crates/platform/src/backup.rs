@@ -29,7 +29,7 @@ use tar::{Archive, Builder, EntryType, Header};
 
 use crate::{
     reserve::Reserve,
-    store::{Store, StoreError},
+    store::{NOTE, Store, StoreError},
     trash::Trash,
 };
 
@@ -44,8 +44,8 @@ const STAGE: &str = "restoring";
 /// In the stage: all of it is there, and has been checked.
 const COMPLETE: &str = "complete";
 /// What a restored backup replaces without having it itself.
-const REPLACED: [&str; 5] =
-    ["catalog.db-wal", "catalog.db-shm", "catalog.db-journal", "artifacts", "logs"];
+const REPLACED: [&str; 6] =
+    ["catalog.db-wal", "catalog.db-shm", "catalog.db-journal", "artifacts", "logs", NOTE];
 /// What a backup has. The catalog comes last: without it nothing is served.
 const RESTORED: [&str; 3] = [BLOBS, TOKEN, CATALOG];
 

@@ -25,7 +25,7 @@ const ARTIFACT_LIMITS: UnpackLimits =
     UnpackLimits { bytes: 8 << 30, entries: 1_000_000, path_length: 4096 };
 
 /// Where the stores remember their catalog.
-const NOTE: &str = "catalog";
+pub(crate) const NOTE: &str = "generation";
 
 /// Why something was not stored or found.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +69,7 @@ impl StoreError {
 /// blobs/ab/abcd…       packed artifacts
 /// artifacts/abcd…/     the same, unpacked: what instances mount
 /// scratch/…            uploads and builds under way; emptied at the start
+/// generation           which catalog the stores belong to
 /// trash/…              what the catalog did not know when the daemon started
 /// reserve              room for making room
 /// ```
@@ -130,7 +131,7 @@ impl Store {
             fs::read_dir(self.root.join(name)).is_ok_and(|mut entries| entries.next().is_some())
         };
         let are_full = !self.blobs.list()?.is_empty() || is_full("artifacts") || is_full("logs");
-        Ok(Stores { note: self.root.join("blobs").join(NOTE), are_full })
+        Ok(Stores { note: self.root.join(NOTE), are_full })
     }
 
     /// Does something; on a full disk once more, after giving up what need not be kept. It must be

@@ -1,7 +1,7 @@
 //! What the stores beside a catalog remember of it.
 //!
 //! The catalog counts the changes of what must be kept beside it; after each, the number is noted in
-//! a file among the artifacts. So the note is never ahead of the catalog that made it: if it is, the
+//! a file beside them. So the note is never ahead of the catalog that made it: if it is, the
 //! catalog is an older copy, such as one without its write-ahead log, and what it does not name may
 //! well be needed.
 

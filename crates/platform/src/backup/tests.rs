@@ -97,6 +97,7 @@ fn what_is_restored_is_what_was_backed_up() {
     assert_eq!(place.names(), ["first", "later", "second"]);
     restore(&place.0, &backup[..], true).expect("asked to");
     assert_eq!(place.names(), ["first", "second"]);
+    back_up(&place.0, io::sink()).expect("its stores take it for their own");
     let trash = fs::read_dir(place.0.join("trash")).expect("there").flatten().next();
     let replaced = trash.expect("today").path().join("replaced");
     assert!(replaced.join(CATALOG).is_file() && replaced.join(BLOBS).is_dir());
