@@ -28,7 +28,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 static STANDARD_ERROR: OnceLock<Lines> = OnceLock::new();
 
 /// Writes to standard error, after what has been said before, and forgets what cannot be written.
-/// It does not wait, and does not fail. Before [`start_queue`] it writes directly.
+/// It does not wait, and does not fail. In a program without a thread for it, it writes directly.
 pub fn say(text: impl AsRef<[u8]>) {
     match STANDARD_ERROR.get() {
         Some(lines) => lines.push(text.as_ref()),
