@@ -274,12 +274,12 @@ mod tests {
         }
     }
 
-    /// What comes at once, and then nothing but a byte every ten seconds.
+    /// What comes as soon as it is waited for, and then nothing but a byte every ten seconds.
     struct Trickle(Option<usize>, Pin<Box<Sleep>>);
 
     impl Trickle {
         fn after(size: usize) -> Self {
-            Self(Some(size), Box::pin(sleep(Duration::ZERO)))
+            Self(Some(size), Box::pin(sleep(Duration::from_millis(1))))
         }
     }
 

@@ -286,8 +286,9 @@ async fn tls_is_told_that_this_is_plain_http() {
 
 #[tokio::test]
 async fn a_client_that_reads_too_slowly_loses_its_connection() {
-    let write_timeout = Duration::from_millis(100);
-    // Far more than such a client takes, so that the test does not depend on the machine.
+    // Long enough that such a client takes something, and far more than it takes, so that the test
+    // does not depend on the machine.
+    let write_timeout = Duration::from_secs(1);
     let limits = ServerLimits { write_timeout, write_rate: u32::MAX, ..ServerLimits::default() };
     let lab = Lab::new(limits).await;
     let mut client = lab.send("GET /large HTTP/1.1\r\nhost: a\r\n\r\n").await;
@@ -295,7 +296,7 @@ async fn a_client_that_reads_too_slowly_loses_its_connection() {
     let reading = async {
         while let Ok(read @ 1..) = client.read(&mut piece).await {
             total += read;
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
     timeout(LONG, reading).await.expect("an end");

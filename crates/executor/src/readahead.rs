@@ -148,7 +148,7 @@ mod tests {
         time::Duration,
     };
 
-    use tokio::task::yield_now;
+    use tokio::{task::yield_now, time::timeout};
 
     use super::*;
 
@@ -193,9 +193,12 @@ mod tests {
 
     impl Lab {
         async fn until_free(&self) {
-            while self.place.strong_count() > 0 {
-                yield_now().await;
-            }
+            let free = async {
+                while self.place.strong_count() > 0 {
+                    yield_now().await;
+                }
+            };
+            timeout(Duration::from_secs(20), free).await.expect("its end has come");
         }
 
         /// What the reader gets until the end: parts, and an error.
