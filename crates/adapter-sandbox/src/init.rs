@@ -99,6 +99,10 @@ impl Init<'_> {
         for group in &self.plan.groups {
             rustix::io::write(group, b"0").step("join a cgroup")?;
         }
+        // Its launcher had another user for a moment when it made it, which closed its own files in
+        // /proc to it. Becoming the instance's user closes them again.
+        rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)
+            .step("open its own /proc")?;
         priority::step_back(self.plan.has_weight).step("step back behind the host")?;
         // It begins where its process is, so only now.
         sys::unshare(UnshareFlags::NEWCGROUP).step("make a cgroup namespace")?;

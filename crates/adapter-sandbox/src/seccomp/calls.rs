@@ -229,7 +229,7 @@ pub(super) const INIT: &[c_long] = &[
     libc::SYS_futex, libc::SYS_getpid, libc::SYS_getrandom, libc::SYS_kill, libc::SYS_lseek,
     libc::SYS_madvise, libc::SYS_mmap, libc::SYS_mount, libc::SYS_mount_setattr,
     libc::SYS_move_mount, libc::SYS_mprotect, libc::SYS_mremap, libc::SYS_munmap,
-    libc::SYS_openat, libc::SYS_ppoll, libc::SYS_prctl, libc::SYS_prlimit64, libc::SYS_read,
+    libc::SYS_open_tree, libc::SYS_openat, libc::SYS_ppoll, libc::SYS_prctl, libc::SYS_prlimit64, libc::SYS_read,
     libc::SYS_recvmsg, libc::SYS_restart_syscall, libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn, libc::SYS_sendmsg, libc::SYS_sigaltstack, libc::SYS_sched_yield,
     libc::SYS_wait4, libc::SYS_waitid, libc::SYS_write,

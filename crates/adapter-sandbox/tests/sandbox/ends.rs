@@ -233,7 +233,7 @@ async fn a_killed_daemon_leaves_no_launcher_that_waits(_: Lab) -> Outcome {
 async fn a_launcher_that_does_not_answer_is_killed(lab: Lab) -> Outcome {
     let spec = lab.spec(&id("running"), &["/bin/sleep", "1000"]);
     let init = lab.adapter.launch(&spec, None).await.expect("launch").pid.expect("a pid");
-    signal(lab.launcher, Signal::STOP);
+    halt(lab.launcher).await;
     tokio::time::pause();
     let stopped = lab.adapter.stop(&spec.id, Duration::from_secs(3)).await;
     assert!(matches!(stopped, Err(AdapterError::Gone { .. })), "{stopped:?}");
@@ -248,7 +248,7 @@ async fn a_launcher_that_does_not_answer_is_killed(lab: Lab) -> Outcome {
 async fn a_shutdown_needs_no_answer(lab: Lab) -> Outcome {
     let spec = lab.spec(&id("running"), &["/bin/sleep", "1000"]);
     let init = lab.adapter.launch(&spec, None).await.expect("launch").pid.expect("a pid");
-    signal(lab.launcher, Signal::STOP);
+    halt(lab.launcher).await;
     tokio::time::pause();
     lab.adapter.shutdown().await;
     tokio::time::resume();
@@ -268,11 +268,11 @@ async fn an_exit_status_survives_an_unread_order(lab: Lab) -> Outcome {
     let init = lab.adapter.recover().await.expect("recover")[0].pid.expect("a pid");
     let worker = lab.worker_of(init);
     let artifact = lab.artifact();
-    signal(init, Signal::STOP);
+    halt(init).await;
     let meanwhile = async {
         // The answer to a later question: the order is on its way.
         Metering::usage(&lab.adapter, &spec.id).await.expect("usage");
-        signal(lab.launcher, Signal::STOP);
+        halt(lab.launcher).await;
         signal(worker, Signal::TERM);
         until("the worker ends", || !is_alive(worker)).await;
         until("its init could know", || {
@@ -292,6 +292,12 @@ async fn an_exit_status_survives_an_unread_order(lab: Lab) -> Outcome {
     assert_eq!(exit.status, ExitStatus::Code(7));
     lab.stop(&spec.id).await;
     Outcome::Passed
+}
+
+/// A signal that stops a process is carried out when the process next looks.
+async fn halt(pid: u32) {
+    signal(pid, Signal::STOP);
+    until("it is stopped", || status(pid, "State").starts_with('T')).await;
 }
 
 fn signal(pid: u32, signal: Signal) {
