@@ -160,7 +160,7 @@ async fn serve(arguments: Arguments, stop: &CancellationToken) -> anyhow::Result
     let executor = Executor::new(engine, executor_config(&arguments));
     let template = template(&arguments, &prepared, network);
     let service = Arc::new(executor.serve(revision(&arguments, prepared, &template, &executor)));
-    let connections = parts::connections(1 + u32::from(arguments.spares));
+    let connections = parts::connections(1 + arguments.spares);
     if let Some(few) = parts::few_connections(connections) {
         eprintln!("note: {few}");
     }

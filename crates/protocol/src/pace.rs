@@ -16,6 +16,8 @@ use tokio::time::{Instant, sleep};
 /// kept of an instance's output outside of calls.
 const BYTES_PER_SECOND: u64 = 2 << 20;
 
+const NANOS_PER_SECOND: u128 = 1_000_000_000;
+
 /// So long an instance may have been silent to its advantage: it can then write at once what it
 /// did not write in that time, which is more than a call may log.
 const SAVED: Duration = Duration::from_secs(2);
@@ -42,7 +44,9 @@ impl Pace {
     /// Charges so many bytes. Returns how long nothing more should be read, if that was too much.
     pub fn charge(&mut self, bytes: usize, now: Instant) -> Option<Duration> {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        let time = Duration::from_nanos(bytes.saturating_mul(1_000_000_000 / BYTES_PER_SECOND));
+        // Not a rounded price for each byte: that would give away some of every second.
+        let nanos = u128::from(bytes) * NANOS_PER_SECOND / u128::from(BYTES_PER_SECOND);
+        let time = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
         let saved = now.checked_sub(SAVED).unwrap_or(now);
         self.paid_at = self.paid_at.max(saved) + time;
         let owed = self.paid_at.saturating_duration_since(now);

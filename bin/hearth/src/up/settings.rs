@@ -342,7 +342,7 @@ mod tests {
     fn all_mistakes_come_together() {
         let file = "max-instances = 0\nlog-bytes = '1KB'\nlog-format = 'xml'\nproduction = true\n\
                     adapter = 'process'\npublic-url = 'example.com'\nmax-spares = 1000\n\
-                    listen = '8080'\ndomain = 'a b'\nload-timeout = '0s'\nlog-age = '999999years'";
+                    memory-reserve = '1GB'\nlisten = '8080'\ndomain = 'a b'\nload-timeout = '0s'\nlog-age = '999999years'";
         let mistakes = merged(&[], file).expect_err("wrong");
         assert_eq!(mistakes.len(), 11, "{mistakes:#?}");
     }
