@@ -45,16 +45,18 @@ class Worker {
   #code;
   #main;
 
-  constructor(socketPath) {
+  /** @param {{ connect: object, token?: string }} host where it listens, and what it is told first */
+  constructor({ connect, token }) {
     const reader = new FrameReader((frame) => this.#receive(frame));
     const onRead = (count, buffer) => {
       this.#guard(() => reader.push(buffer.subarray(0, count)));
       return true;
     };
     this.#socket = net.connect({
-      path: socketPath,
+      ...connect,
       onread: { buffer: Buffer.allocUnsafeSlow(READ_BYTES), callback: onRead },
     });
+    if (token !== undefined) this.#socket.write(`HEARTH ${token}\n`);
     // Not in the event itself: `hello` leaves in a later listener of it.
     this.#socket.once('connect', () => setImmediate(() => this.#prepare()));
     this.#socket.on('error', (error) => this.#onSocketError(error));
@@ -210,11 +212,23 @@ function fatal(message) {
   process.exit(EXIT_BROKEN);
 }
 
+/** Where the host listens, by `HEARTH_SOCKET`: a path, or `tcp://address:port` with a token. */
+function hostOf(where, token) {
+  const tcp = /^tcp:\/\/(?:\[([0-9a-f:]+)\]|([0-9.]+)):(\d{1,5})$/i.exec(where);
+  if (tcp !== null) {
+    if (!token) fatal('HEARTH_TOKEN is not set');
+    return { connect: { host: tcp[1] ?? tcp[2], port: Number(tcp[3]), noDelay: true }, token };
+  }
+  if (where.includes('://')) fatal(`HEARTH_SOCKET is neither a path nor tcp://ADDRESS:PORT: ${where}`);
+  return { connect: { path: where } };
+}
+
 function main() {
-  const socketPath = process.env.HEARTH_SOCKET;
+  const { HEARTH_SOCKET: where, HEARTH_TOKEN: token } = process.env;
   delete process.env.HEARTH_SOCKET;
-  if (!socketPath) fatal('HEARTH_SOCKET is not set');
-  new Worker(socketPath).start();
+  delete process.env.HEARTH_TOKEN;
+  if (!where) fatal('HEARTH_SOCKET is not set');
+  new Worker(hostOf(where, token)).start();
 }
 
 main();

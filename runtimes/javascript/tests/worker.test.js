@@ -1,7 +1,9 @@
 'use strict';
 
 const assert = require('node:assert/strict');
-const { spawnSync } = require('node:child_process');
+const { spawn, spawnSync } = require('node:child_process');
+const { once } = require('node:events');
+const net = require('node:net');
 const path = require('node:path');
 const test = require('node:test');
 const { bindWorker, startWorker } = require('./support.js');
@@ -163,12 +165,36 @@ test('a worker without a host says why it ends', () => {
   for (const [socket, message] of [
     [undefined, /^hearth worker: HEARTH_SOCKET is not set\n$/],
     ['/nowhere.sock', /^hearth worker: connect ENOENT \/nowhere\.sock\n$/],
+    ['tcp://127.0.0.1:1', /^hearth worker: HEARTH_TOKEN is not set\n$/],
+    ['http://127.0.0.1:1', /^hearth worker: HEARTH_SOCKET is neither a path nor [^\n]+\n$/],
   ]) {
     const env = socket === undefined ? {} : { HEARTH_SOCKET: socket };
     const { status, stderr } = spawnSync(process.execPath, [WORKER], { env, encoding: 'utf8' });
     assert.equal(status, 70);
     assert.match(stderr, message);
   }
+});
+
+test('over TCP a worker says its token first, and then all it says over a socket', async (t) => {
+  const server = net.createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  t.after(() => server.close());
+  const env = {
+    HEARTH_SOCKET: `tcp://127.0.0.1:${server.address().port}`,
+    HEARTH_TOKEN: 'change-me',
+  };
+  const worker = spawn(process.execPath, [WORKER], { env, stdio: 'ignore' });
+  t.after(() => worker.kill());
+  const [socket] = await once(server, 'connection');
+  const ended = once(worker, 'exit');
+  let received = Buffer.alloc(0);
+  for await (const data of socket) {
+    received = Buffer.concat([received, data]);
+    if (received.length >= 'HEARTH change-me\n'.length + 9) break;
+  }
+  assert.equal(received.subarray(0, 17).toString(), 'HEARTH change-me\n');
+  assert.equal(received[17 + 4], 0x81, 'then hello');
+  assert.deepEqual(await ended, [0, null], 'it ends with its connection');
 });
 
 test('what goes past the capture reaches the real descriptors', async (t) => {

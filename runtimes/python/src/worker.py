@@ -22,10 +22,11 @@ def main():
         del sys.argv[1:]
     # The package finds its own later imports by its __path__; the function gets a clean list.
     sys.path.remove(here)
-    path = os.environ.pop("HEARTH_SOCKET", None)
-    if not path:
+    where = os.environ.pop("HEARTH_SOCKET", None)
+    token = os.environ.pop("HEARTH_TOKEN", None)
+    if not where:
         sys.exit("hearth-worker: HEARTH_SOCKET is not set; the host starts this program")
-    connection.run(path, is_forked)
+    connection.run(where, token, is_forked)
 
 
 # multiprocessing imports this file again in the processes that a function spawns.

@@ -33,6 +33,32 @@ class Hello(unittest.TestCase):
         self.assertIn("HEARTH_SOCKET", ended.stderr)
 
 
+    def test_over_tcp_it_says_its_token_first(self):
+        import socket
+        import subprocess
+        import sys
+
+        from host import PATIENCE, WORKER
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.settimeout(PATIENCE)
+            where = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+            worker = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(WORKER)],
+                env={"HEARTH_SOCKET": where, "HEARTH_TOKEN": "change-me"},
+            )
+            self.addCleanup(worker.kill)
+            peer, _ = listener.accept()
+        with peer:
+            peer.settimeout(PATIENCE)
+            said = b""
+            while len(said) < len(b"HEARTH change-me\n") + 9:
+                said += peer.recv(4096)
+        self.assertTrue(said.startswith(b"HEARTH change-me\n"), said)
+        self.assertEqual(said[17 + 4], 0x81, "then hello")
+        self.assertEqual(worker.wait(PATIENCE), 0, "it ends with its connection")
+
+
 class Bind(unittest.TestCase):
     def answer(self, files, entrypoint="main.py", environment=None):
         worker = Worker()

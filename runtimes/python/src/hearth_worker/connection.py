@@ -16,12 +16,12 @@ COMMON = (
 )  # fmt: skip
 
 
-def run(path, is_prepared=False):
-    """Serves the host that listens at `path`. Does not return."""
-    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    sock.connect(path)
+def run(where, token=None, is_prepared=False):
+    """Serves the host that listens at `where`: a path, or `tcp://address:port`. Does not return."""
+    sock, preface = _connect(where, token)
     sock.sendall(
-        frames.hello(
+        preface
+        + frames.hello(
             "python",
             sys.version.split()[0],
             VERSION,
@@ -37,6 +37,22 @@ def run(path, is_prepared=False):
     else:
         prepare(lambda: _is_readable(sock))
     _serve(sock)
+
+
+def _connect(where, token):
+    """The socket, and what must be said on it before anything else."""
+    if not where.startswith("tcp://"):
+        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        sock.connect(where)
+        return sock, b""
+    host, _, port = where[len("tcp://") :].rpartition(":")
+    if not token:
+        sys.exit("hearth-worker: HEARTH_TOKEN is not set; over TCP the host asks for it")
+    family = _socket.AF_INET6 if host.startswith("[") else _socket.AF_INET
+    sock = _socket.socket(family, _socket.SOCK_STREAM)
+    sock.connect((host.strip("[]"), int(port)))
+    sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+    return sock, f"HEARTH {token}\n".encode()
 
 
 def prepare(hurry=lambda: False):
