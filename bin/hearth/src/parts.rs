@@ -257,7 +257,7 @@ pub(crate) fn template(
         .map(|(name, value)| (name.to_owned(), value.to_owned()));
     let own = runtime.environment.iter().map(|(name, value)| (name.clone(), value.clone()));
     let spec = LaunchSpec {
-        id: runtime.name.parse().expect("runtimes' names are plain"),
+        id: runtime.name.instance_prefix(),
         command: runtime.command(interpreter),
         zygote: runtime.zygote(interpreter),
         environment: usual.into_iter().chain(own).collect(),
@@ -267,7 +267,7 @@ pub(crate) fn template(
         network,
         socket: None,
     };
-    Template { spec, ready_timeout: READY_TIMEOUT }
+    Template { runtime: runtime.name.clone(), spec, ready_timeout: READY_TIMEOUT }
 }
 
 impl Chosen {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
+use model::RuntimeName;
 use rust_embed::RustEmbed;
 use serde::{Deserialize, Serialize};
 
@@ -56,7 +57,7 @@ struct Manifest {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Runtime {
     /// What `--runtime` takes.
-    pub(crate) name: String,
+    pub(crate) name: RuntimeName,
     /// Names of the interpreter, in order of preference.
     programs: Vec<String>,
     /// What makes the interpreter print its version.
@@ -134,7 +135,8 @@ impl Catalogue {
 
     /// The runtime that `--runtime` names, and the version it asks for.
     pub(crate) fn named<'a>(&self, text: &'a str) -> anyhow::Result<(&Runtime, Option<&'a str>)> {
-        let by_name = |name: &str| self.runtimes.iter().find(|runtime| runtime.name == name);
+        let by_name =
+            |name: &str| self.runtimes.iter().find(|runtime| runtime.name.as_str() == name);
         if let Some(runtime) = by_name(text) {
             return Ok((runtime, None));
         }
@@ -265,7 +267,7 @@ impl Runtime {
         if !output.status.success() {
             // It starts slower, and works.
             let said = String::from_utf8_lossy(&output.stderr);
-            tracing::warn!(runtime = self.name, said = said.trim(), "the worker was not compiled");
+            tracing::warn!(runtime = %self.name, said = said.trim(), "the worker was not compiled");
         }
         Ok(())
     }
@@ -450,7 +452,7 @@ fn row(runtime: &Runtime) -> Row<'_> {
         (true, _) => "missing",
     };
     Row {
-        name: &runtime.name,
+        name: runtime.name.as_str(),
         offered: &runtime.versions,
         found: found.into_iter().map(|found| found.version).collect(),
         status,
@@ -466,9 +468,10 @@ mod tests {
     #[test]
     fn the_built_in_runtimes_are_valid() {
         let catalogue = Catalogue::load(None).expect("valid manifests");
-        let names: Vec<_> = catalogue.runtimes.iter().map(|runtime| &runtime.name).collect();
-        assert!(names.contains(&&"node".to_owned()), "{names:?}");
-        assert!(names.contains(&&"python".to_owned()), "{names:?}");
+        let names: Vec<_> =
+            catalogue.runtimes.iter().map(|runtime| runtime.name.as_str()).collect();
+        assert!(names.contains(&"node"), "{names:?}");
+        assert!(names.contains(&"python"), "{names:?}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
 };
 
 use adapter::{Adapter, AdapterError};
-use model::{Exit, ExitStatus, InstanceId, LaunchSpec, Limits};
+use model::{Exit, ExitStatus, InstanceId, LaunchSpec, Limits, RuntimeName};
 use protocol::{BindError, CallLog, ConnectError, Connection, LogStream, Pace, Protocol};
 use tokio::{
     io::AsyncReadExt,
@@ -43,6 +43,8 @@ pub struct Engine {
 /// What all instances of a runtime have in common.
 #[derive(Clone, Debug)]
 pub struct Template {
+    /// The runtime, as people and metrics name it.
+    pub runtime: RuntimeName,
     /// A launch specification; each instance gets an id of its own that begins with this one's.
     pub spec: LaunchSpec,
     /// How long a launched instance may take until it can be bound.

@@ -91,9 +91,9 @@ impl Stock {
         })
     }
 
-    /// The runtime's name: that of its launch specification.
+    /// The runtime's name.
     pub fn runtime(&self) -> &str {
-        self.template.spec.id.as_str()
+        self.template.runtime.as_str()
     }
 
     /// How many spares wait, and how cold starts went.

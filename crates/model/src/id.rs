@@ -31,6 +31,65 @@ pub struct InstanceId(Box<str>);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LogId(Box<str>);
 
+/// Names a runtime: 1 to 24 characters out of `a-z`, `0-9`, `+`, `.` and `-`, of which the first is a
+/// letter. `python`, `c++`, `python-ml`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RuntimeName(Arc<str>);
+
+impl RuntimeName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// An id that the ids of its instances may begin with. Two runtimes may have the same.
+    pub fn instance_prefix(&self) -> InstanceId {
+        let plain = |c: char| match c {
+            '+' => 'p',
+            '.' => '-',
+            c => c,
+        };
+        InstanceId(self.0.chars().map(plain).collect::<String>().into())
+    }
+}
+
+impl FromStr for RuntimeName {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let allowed =
+            |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'+' | b'.' | b'-');
+        let is_name =
+            check(text, 24, allowed) && text.starts_with(|c: char| c.is_ascii_lowercase());
+        is_name.then(|| Self(text.into())).ok_or(InvalidId {
+            kind: "a runtime's name",
+            longest: 24,
+            allowed: "a-z 0-9 + . -, and begin with a letter",
+        })
+    }
+}
+
+impl TryFrom<String> for RuntimeName {
+    type Error = InvalidId;
+
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        text.parse()
+    }
+}
+
+impl From<RuntimeName> for String {
+    fn from(name: RuntimeName) -> Self {
+        name.as_str().into()
+    }
+}
+
+impl fmt::Display for RuntimeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Names a function: 1 to 63 characters out of `a-z`, `0-9` and `-`, with a letter or a digit at
 /// either end.
 ///
@@ -160,6 +219,27 @@ impl fmt::Display for LogId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_runtimes_name_begins_ids_of_instances() {
+        for (name, prefix) in [
+            ("python", "python"),
+            ("c++", "cpp"),
+            ("python-ml", "python-ml"),
+            ("provided.al2023", "provided-al2023"),
+        ] {
+            let name: RuntimeName = name.parse().expect(name);
+            let id = name.instance_prefix();
+            assert_eq!(id.as_str(), prefix);
+            format!("{id}-{}", u32::MAX).parse::<InstanceId>().expect("an id with a number");
+        }
+        let longest =
+            "a+".repeat(12).parse::<RuntimeName>().expect("24 characters").instance_prefix();
+        format!("{longest}-{}", u32::MAX).parse::<InstanceId>().expect("an id with a number");
+        for text in ["", "C++", "../x", "+c", "-c", "a b", &"a".repeat(25)] {
+            text.parse::<RuntimeName>().expect_err(text);
+        }
+    }
 
     #[test]
     fn a_functions_name_can_be_a_host_name() {

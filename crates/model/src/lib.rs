@@ -13,7 +13,7 @@ mod variable;
 
 pub use call::{CallEnd, CallId, LogEvent, LogLine, LogSource, Outcome, Phases};
 pub use describe::{describe, excerpt};
-pub use id::{FunctionName, InstanceId, InvalidId, LogId};
+pub use id::{FunctionName, InstanceId, InvalidId, LogId, RuntimeName};
 pub use launch::{Exit, ExitStatus, Instance, InstanceSocket, LaunchSpec, Usage, paths};
 pub use limits::{
     Capacity, InvalidQuantity, Limits, Network, format_cpus, format_size, parse_cpus_milli,

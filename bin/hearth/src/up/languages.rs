@@ -129,7 +129,7 @@ impl Workshop for Languages {
         let examine = || {
             let name = match runtime {
                 Some(name) => name,
-                None => &self.catalogue.detect(source)?.name,
+                None => self.catalogue.detect(source)?.name.as_str(),
             };
             let Found { runtime, interpreter, .. } = self.find(name, Version::AsNamed)?;
             let entrypoint = source::entrypoint(source, &runtime, entrypoint)?;

@@ -304,7 +304,7 @@ fn template(id: &str) -> Template {
         network: Network::None,
         socket: None,
     };
-    Template { spec, ready_timeout: secs(30) }
+    Template { runtime: id.parse().expect("a name"), spec, ready_timeout: secs(30) }
 }
 
 /// Lets every task run until it waits for something.
