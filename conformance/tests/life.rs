@@ -20,8 +20,13 @@ fn waiting_call(server: &Server) -> Connection {
     connection
 }
 
-fn accepts_no_more(server: &Server) {
-    wait::until("no connection is accepted", || Connection::open(server.address()).is_err());
+/// Returns once whoever asks now is told to go elsewhere.
+fn takes_no_more(server: &Server) {
+    let health = Request::new("GET", "/__opr/health");
+    wait::until("new calls are refused", || {
+        let mut connection = Connection::open(server.address()).expect("an answer");
+        connection.call(&health).expect("an answer").status() == 503
+    });
 }
 
 fn assert_nothing_left(pid: u32, family: &[Process]) {
@@ -32,7 +37,7 @@ fn assert_nothing_left(pid: u32, family: &[Process]) {
 on_each_runtime! {
     fn a_signal_lets_running_calls_finish_and_leaves_nothing_behind(flavour: &Flavour) {
         let server = Server::start(flavour, &Settings::default());
-        // On connections that are open already: new ones are refused from the signal on.
+        // On connections that are open already: new ones are told to go from the signal on.
         let mut other = server.connect();
         let opened = Request::at_gate("open", "running");
         let mut connection = waiting_call(&server);
@@ -42,7 +47,7 @@ on_each_runtime! {
         assert!(!directories_of(server.pid()).is_empty(), "it has directories as long as it runs");
 
         server.process().signal("TERM");
-        accepts_no_more(&server);
+        takes_no_more(&server);
         other.send(&half[half.len() - 2..]).expect("send");
         assert_eq!(connection.response().expect("a response").text(), "finished");
         let status = server.wait_for_exit();
@@ -55,7 +60,7 @@ on_each_runtime! {
         let mut connection = waiting_call(&server);
         let family = server.process().descendants();
         server.process().signal("INT");
-        accepts_no_more(&server);
+        takes_no_more(&server);
         server.process().signal("TERM");
         server.wait_for_exit();
         assert!(connection.response().is_err(), "the call was given up");

@@ -83,6 +83,16 @@ impl Netlink {
         self.request(message)
     }
 
+    /// Removes an interface, and the other end of its cable. One that is not there is removed.
+    pub(crate) fn remove(&self, index: u32) -> io::Result<()> {
+        let mut message = Message::new(libc::RTM_DELLINK, 0);
+        message.interface(index, 0);
+        match self.request(message) {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            outcome => outcome,
+        }
+    }
+
     /// Makes two interfaces that are one cable: one here, its peer in another namespace.
     pub(crate) fn make_pair(
         &self,

@@ -288,11 +288,14 @@ impl Maker {
 
     /// Makes the hub, and connects it with the host.
     fn make_hub(&mut self) -> io::Result<()> {
+        let (range, host) = (self.addresses.range, Netlink::open()?);
+        // A launcher of this number that was killed a moment ago may still have its end of the
+        // cable: the kernel removes a namespace, with what is in it, when it gets round to it.
+        host.remove(range.index(HUB))?;
         sys::unshare(UnshareFlags::NEWNET)?;
         let made = self.make_hub_here();
         self.leave();
         self.hub = Some(made?);
-        let (range, host) = (self.addresses.range, Netlink::open()?);
         let (here, there) = range.addresses(HUB);
         host.raise(range.index(HUB))?;
         host.add_address(range.index(HUB), here, 31)?;
