@@ -99,14 +99,16 @@ impl InvalidQuantity {
 }
 
 /// Reads a size in bytes: a whole number with `KiB`, `MiB` or `GiB` behind it, or none for bytes.
+/// `K`, `M` and `G` in either case mean the same powers of 1024.
 pub fn parse_size(text: &str) -> Result<u64, InvalidQuantity> {
-    let invalid = || InvalidQuantity::new(text, "a size such as `512MiB`, `2GiB` or `1048576`");
+    let invalid =
+        || InvalidQuantity::new(text, "a size such as `512MiB`, `512M`, `2GiB` or `1048576`");
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match &text[digits.len()..] {
         "" | "B" => 0,
-        "KiB" => 10,
-        "MiB" => 20,
-        "GiB" => 30,
+        "KiB" | "K" | "k" => 10,
+        "MiB" | "M" | "m" => 20,
+        "GiB" | "G" | "g" => 30,
         _ => return Err(invalid()),
     };
     let number: u64 = digits.parse().map_err(|_| invalid())?;
@@ -166,6 +168,11 @@ mod tests {
             ("1GiB", Some(1 << 30)),
             ("64KiB", Some(65_536)),
             ("7", Some(7)),
+            ("256M", Some(256 << 20)),
+            ("512m", Some(512 << 20)),
+            ("1G", Some(1 << 30)),
+            ("64k", Some(65_536)),
+            ("1mib", None),
             ("0", None),     // a limit of nothing is a mistake
             ("512MB", None), // ambiguous: a million or 2^20?
             ("1.5GiB", None),
