@@ -18,17 +18,94 @@ pub struct DeployRequest {
     pub settings: SettingsPatch,
 }
 
+/// A setting by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SettingName {
+    /// All variables.
+    Environment,
+    /// How long a call may take.
+    Timeout,
+    /// Memory of an instance, and with it the room for its files.
+    Memory,
+    /// Processors of an instance.
+    Cpus,
+    /// What an instance can reach.
+    Network,
+    /// Calls at once in one instance.
+    Concurrency,
+    /// Instances that are kept.
+    Min,
+    /// The most instances.
+    Max,
+    /// How long an instance may go without a call.
+    Idle,
+}
+
+impl SettingName {
+    /// All there are.
+    pub const ALL: [Self; 9] = [
+        Self::Environment,
+        Self::Timeout,
+        Self::Memory,
+        Self::Cpus,
+        Self::Network,
+        Self::Concurrency,
+        Self::Min,
+        Self::Max,
+        Self::Idle,
+    ];
+
+    /// As it is written in JSON, in files and in flags.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Environment => "environment",
+            Self::Timeout => "timeout",
+            Self::Memory => "memory",
+            Self::Cpus => "cpus",
+            Self::Network => "network",
+            Self::Concurrency => "concurrency",
+            Self::Min => "min",
+            Self::Max => "max",
+            Self::Idle => "idle",
+        }
+    }
+
+    fn reset(self, settings: &mut Settings) {
+        let Settings { environment, timeout, limits, network, scale } = Settings::default();
+        match self {
+            Self::Environment => settings.environment = environment,
+            Self::Timeout => settings.timeout = timeout,
+            Self::Memory => {
+                let cpus_milli = settings.limits.cpus_milli;
+                settings.limits = Limits { cpus_milli, ..limits };
+            }
+            Self::Cpus => settings.limits.cpus_milli = limits.cpus_milli,
+            Self::Network => settings.network = network,
+            Self::Concurrency => settings.scale.concurrency = scale.concurrency,
+            Self::Min => settings.scale.min = scale.min,
+            Self::Max => settings.scale.max = scale.max,
+            Self::Idle => settings.scale.idle = scale.idle,
+        }
+    }
+}
+
 /// Settings that are to change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SettingsPatch {
+    /// Settings that become their defaults, before the others are changed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 9)]
+    pub reset: Vec<SettingName>,
     /// Variables to set, and those to remove: null.
     pub environment: BTreeMap<String, Option<String>>,
     /// How long a call may take, such as `15s`: from 1ms to 24h.
     #[schema(pattern = r"^\s*(0|([0-9]+\s*[a-zA-Z]+\s*)+)$")]
     pub timeout: Option<String>,
-    /// Memory of an instance, such as `256MiB`: at least 16MiB, at most what the machine has.
-    #[schema(pattern = "^[0-9]+(B|KiB|MiB|GiB)?$")]
+    /// Memory of an instance, such as `256MiB` or `256M`, which is the same: at least 16MiB, at most
+    /// what the machine has.
+    #[schema(pattern = "^[0-9]+(B|[KMG]iB|[KMGkmg])?$")]
     pub memory: Option<String>,
     /// Processors of an instance, such as `0.5`: at least 0.01, at most what the machine has.
     #[schema(pattern = r"^[0-9]{1,4}(\.[0-9]{1,3})?$")]
@@ -55,6 +132,9 @@ impl SettingsPatch {
     pub fn apply(&self, to: &Settings, machine: &Capacity) -> Result<Settings, Vec<String>> {
         let mut settings = to.clone();
         let mut mistakes = Vec::new();
+        for name in &self.reset {
+            name.reset(&mut settings);
+        }
         for (name, value) in &self.environment {
             match value {
                 Some(value) => _ = settings.environment.insert(name.clone(), value.clone()),
@@ -177,6 +257,41 @@ mod tests {
         assert_eq!(settings.limits.memory_bytes, 128 << 20);
         assert_eq!(settings.limits.cpus_milli, 500);
         assert_eq!(settings.timeout, Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_reset_setting_is_the_default_unless_it_is_given_too() {
+        let first = SettingsPatch {
+            environment: [("A".into(), Some("1".into()))].into(),
+            timeout: Some("2s".into()),
+            memory: Some("64MiB".into()),
+            cpus: Some("0.5".into()),
+            network: Some("none".into()),
+            concurrency: Some(7),
+            min: Some(1),
+            max: Some(2),
+            idle: Some("1s".into()),
+            ..SettingsPatch::default()
+        };
+        let settings = first.apply(&Settings::default(), &MACHINE).expect("valid");
+        let reset = |reset: Vec<SettingName>| SettingsPatch { reset, ..SettingsPatch::default() };
+        let all = reset(SettingName::ALL.into()).apply(&settings, &MACHINE);
+        assert_eq!(all, Ok(Settings::default()));
+        for name in SettingName::ALL {
+            let one = reset(vec![name]).apply(&settings, &MACHINE).expect("valid");
+            assert_ne!(one, settings, "{name:?}");
+            assert_eq!(serde_json::to_value(name).expect("JSON"), name.as_str());
+        }
+        let memory = reset(vec![SettingName::Memory]).apply(&settings, &MACHINE).expect("valid");
+        assert_eq!(memory.limits, Limits { cpus_milli: 500, ..Limits::default() });
+        let both = SettingsPatch {
+            environment: [("B".into(), Some("2".into()))].into(),
+            max: Some(5),
+            ..reset(vec![SettingName::Environment, SettingName::Max])
+        };
+        let both = both.apply(&settings, &MACHINE).expect("valid");
+        assert_eq!(both.environment, [("B".to_owned(), "2".to_owned())].into());
+        assert_eq!(both.scale.max, 5);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! | `DELETE /v1/functions/{name}` | removes it with everything it had |
 //! | `POST /v1/functions/{name}/deployments` | deploys: `multipart/form-data` with the parts `settings` ([`DeployRequest`]) and `source` (a tar, plain or compressed with gzip or zstd); answers lines of [`DeployEvent`] |
 //! | `DELETE /v1/functions/{name}/deployments/{id}` | cancels one that is under way |
+//! | `PATCH /v1/functions/{name}/settings` | deploys what is deployed with other settings ([`SettingsPatch`]); answers lines of [`DeployEvent`] |
 //! | `GET /v1/functions/{name}/logs` | lines of [`model::LogLine`]; query [`LogQuery`] |
 //! | `GET /v1/instances` | what runs: [`Instance`] |
 //! | `GET /v1/status` | the daemon: [`Status`] |
@@ -17,7 +18,7 @@
 mod deploy;
 mod report;
 
-pub use deploy::{DeployEvent, DeployRequest, SettingsPatch};
+pub use deploy::{DeployEvent, DeployRequest, SettingName, SettingsPatch};
 pub use report::{
     Deployment, DeploymentState, ErrorBody, Function, FunctionLoad, Instance, InstanceState,
     LogQuery, Problem, SettingsView, Status,

@@ -1,11 +1,13 @@
 use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 
-use api::{DeployEvent, DeployRequest, Function, Instance, LogQuery, Problem, Status};
+use api::{
+    DeployEvent, DeployRequest, Function, Instance, LogQuery, Problem, SettingsPatch, Status,
+};
 use bytes::{Bytes, BytesMut};
 use model::{CallEnd, FunctionName, LogEvent, LogLine};
 use reqwest::{
     Method, RequestBuilder, Response, StatusCode, Url,
-    header::AUTHORIZATION,
+    header::{AUTHORIZATION, CONTENT_TYPE},
     multipart::{Form, Part},
 };
 use serde::de::DeserializeOwned;
@@ -63,6 +65,14 @@ pub struct Deploying {
     pub id: Option<String>,
     /// What becomes of it.
     pub events: Lines<DeployEvent>,
+}
+
+impl Deploying {
+    fn new(response: Response) -> Self {
+        let id = response.headers().get(api::DEPLOYMENT_HEADER);
+        let id = id.and_then(|id| id.to_str().ok()).map(str::to_owned);
+        Self { id, events: Lines::new(response) }
+    }
 }
 
 impl Client {
@@ -146,9 +156,21 @@ impl Client {
             .part("source", with_type(archive, "application/octet-stream")?);
         let path = format!("/v1/functions/{name}/deployments");
         let response = self.send(self.request(Method::POST, &path).multipart(form)).await?;
-        let id = response.headers().get(api::DEPLOYMENT_HEADER);
-        let id = id.and_then(|id| id.to_str().ok()).map(str::to_owned);
-        Ok(Deploying { id, events: Lines::new(response) })
+        Ok(Deploying::new(response))
+    }
+
+    /// Deploys what is deployed with other settings, and tells what becomes of it. If the answer is
+    /// dropped, the deployment goes on.
+    pub async fn set(
+        &self,
+        name: &FunctionName,
+        patch: &SettingsPatch,
+    ) -> Result<Deploying, ClientError> {
+        let path = format!("/v1/functions/{name}/settings");
+        let request = self.request(Method::PATCH, &path).header(CONTENT_TYPE, "application/json");
+        let request = request.body(serde_json::to_string(patch)?);
+        let answer = self.send(request).await.map(Deploying::new);
+        self.explain(answer, name).await
     }
 
     /// Tells a deployment that is under way to end. Its last event tells what became of it. False if

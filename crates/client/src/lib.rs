@@ -26,5 +26,6 @@ pub use client::{Client, Deploying, Source};
 pub use error::ClientError;
 pub use invoke::{Invocation, Reply};
 pub use lines::Lines;
+pub use nearest::nearest;
 pub use reqwest::{Method, StatusCode, Url, header};
 pub use token::Token;

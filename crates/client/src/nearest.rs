@@ -1,8 +1,8 @@
 /// At most so many names are offered.
 const MOST: usize = 3;
 
-/// The names that somebody who wrote `name` may have meant, nearest first.
-pub(crate) fn nearest(name: &str, names: impl Iterator<Item = String>) -> Vec<String> {
+/// The names that somebody who wrote `name` may have meant: at most three, nearest first.
+pub fn nearest(name: &str, names: impl Iterator<Item = String>) -> Vec<String> {
     let most = name.len().div_ceil(3);
     let mut near: Vec<_> = names
         .filter_map(|other| {

@@ -19,7 +19,7 @@ use axum::{
     http::{HeaderMap, header::AUTHORIZATION},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
+    routing::{delete, get, patch, post},
 };
 use bytes::Bytes;
 use futures_core::Stream;
@@ -58,6 +58,7 @@ impl Administration {
                 post(upload::deploy).layer(DefaultBodyLimit::disable()),
             )
             .route("/v1/functions/{name}/deployments/{id}", delete(upload::cancel))
+            .route("/v1/functions/{name}/settings", patch(upload::set))
             .route("/v1/functions/{name}/logs", get(logs::logs))
             .route("/v1/instances", get(handlers::instances))
             .route("/v1/backup", get(backup::backup))

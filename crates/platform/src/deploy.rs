@@ -1,12 +1,16 @@
-//! From an upload to a deployment that serves, or to a reason why not.
+//! From an upload, or a change of settings, to a deployment that serves, or to a reason why not.
 //!
 //! ```text
 //! queue ─► unpack ─► build ─► store ─► start ─► (activate in the catalog) ─► switch ─► retire
 //! └──────────── fails: what served before serves on ────────────┘
 //! ```
 //!
-//! Of one function's deployments the newest is wanted: one that came earlier is given up if it does
-//! not serve soon. Only what has something to build waits for a place among the builds.
+//! Of one function's sources the newest is wanted: one that came earlier is given up if it does not
+//! serve soon. Only what has something to build waits for a place among the builds.
+//!
+//! A change of settings is a deployment, too: of the artifact that serves. It skips what makes an
+//! artifact, gives up no source that came earlier, and no source that comes later gives it up, so
+//! none of them is lost. What settings become is found out in turn, from what they are by then.
 
 use std::{
     fs::{self, File},
@@ -14,7 +18,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use api::{DeployEvent, DeployRequest};
+use api::{DeployEvent, DeployRequest, SettingsPatch};
 use archive::UnpackLimits;
 use catalog::{CatalogError, NewDeployment};
 use executor::CallError;
@@ -44,13 +48,28 @@ const CANCELLED: &str = "it was cancelled";
 /// How much longer a deployment may take once a newer one of its function waits for it.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A source that has been received.
-pub(crate) struct Upload {
-    pub(crate) archive: Scratch,
-    pub(crate) request: DeployRequest,
-    pub(crate) settings: Settings,
+/// What is asked for.
+pub(crate) struct Wish {
+    pub(crate) what: Wished,
     /// Its places among the deployments under way: of its function, and of all.
     pub(crate) _places: [OwnedSemaphorePermit; 2],
+}
+
+/// What a deployment is made of.
+pub(crate) enum Wished {
+    /// A source that has been received.
+    Source { archive: Scratch, request: DeployRequest },
+    /// What serves already, with other settings.
+    Settings(SettingsPatch),
+}
+
+impl Wished {
+    fn patch(&self) -> &SettingsPatch {
+        match self {
+            Self::Source { request, .. } => &request.settings,
+            Self::Settings(patch) => patch,
+        }
+    }
 }
 
 /// The step that failed, and why.
@@ -65,15 +84,17 @@ impl Platform {
     pub(crate) fn deploy(
         self: &Arc<Self>,
         name: FunctionName,
-        upload: Upload,
+        wish: Wish,
     ) -> (Uuid, mpsc::Receiver<DeployEvent>) {
         let (events, receiver) = mpsc::channel(EVENTS);
         let (platform, id) = (self.clone(), Uuid::now_v7());
         let listed = self.under_way.add(name.clone(), id);
-        let turn = Wanted::begin(self.turn(&name), self.stop.clone(), listed.cancelled.clone());
+        let is_source = matches!(wish.what, Wished::Source { .. });
+        let [stop, cancelled] = [self.stop.clone(), listed.cancelled.clone()];
+        let turn = Wanted::begin(self.turn(&name), is_source, stop, cancelled);
         self.tasks.spawn(async move {
             let attempt = Attempt { platform: &platform, name: &name, id, events, turn };
-            let last = match attempt.run(&upload).await {
+            let last = match attempt.run(&wish.what).await {
                 Ok(last) => last,
                 Err(failure) => attempt.failed(failure).await,
             };
@@ -98,7 +119,8 @@ struct Attempt<'a> {
 #[derive(Clone)]
 struct Wanted {
     turn: Arc<Turn>,
-    number: u64,
+    /// Its number among the sources; none if it is none.
+    number: Option<u64>,
     newest: watch::Receiver<u64>,
     /// Since when it is known that a newer one came.
     replaced_since: Option<Instant>,
@@ -109,13 +131,20 @@ struct Wanted {
 }
 
 impl Wanted {
-    /// Those that came earlier are not wanted for long any more.
-    fn begin(turn: Arc<Turn>, stop: CancellationToken, cancelled: CancellationToken) -> Self {
-        let mut number = 0;
-        turn.newest.send_modify(|newest| {
-            *newest += 1;
-            number = *newest;
-        });
+    /// Sources that came earlier are not wanted for long any more if this is one.
+    fn begin(
+        turn: Arc<Turn>,
+        is_source: bool,
+        stop: CancellationToken,
+        cancelled: CancellationToken,
+    ) -> Self {
+        let mut number = None;
+        if is_source {
+            turn.newest.send_modify(|newest| {
+                *newest += 1;
+                number = Some(*newest);
+            });
+        }
         // A removal that was asked for earlier has its turn first.
         let (newest, removals) = (turn.newest.subscribe(), turn.removals.subscribe());
         Self { turn, number, newest, replaced_since: None, removals, stop, cancelled }
@@ -129,7 +158,7 @@ impl Wanted {
         let Self { number, newest, replaced_since, removals, stop, cancelled, .. } = self;
         let is_replaced = async {
             // The sender lives in the turn, so this cannot fail.
-            let _ = newest.wait_for(|newest| newest > number).await;
+            let _ = newest.wait_for(|newest| number.is_some_and(|number| *newest > number)).await;
             let since = *replaced_since.get_or_insert_with(Instant::now);
             tokio::time::sleep_until(since + PATIENCE).await;
         };
@@ -145,13 +174,35 @@ impl Wanted {
 }
 
 impl Attempt<'_> {
-    async fn run(&self, upload: &Upload) -> Result<DeployEvent, Failure> {
+    async fn run(&self, wished: &Wished) -> Result<DeployEvent, Failure> {
         let mut turn = self.turn.clone();
-        let _changing = self.step("queue", turn.unless_given_up(self.my_turn())).await?;
+        let settle = async {
+            let changing = self.my_turn().await?;
+            Ok((changing, self.settings(wished.patch()).await?))
+        };
+        let (_changing, settings) = self.step("queue", turn.unless_given_up(settle)).await?;
+        let (plan, pin) = match wished {
+            Wished::Source { archive, request } => {
+                self.make(archive, request, &settings, &mut turn).await?
+            }
+            Wished::Settings(_) => self.reuse(&settings).await?,
+        };
+        let start = self.start(&plan, pin, &settings, &mut turn);
+        let current = self.step("start", start).await?;
+        self.switch(current).await
+    }
 
+    /// Makes an artifact of a source.
+    async fn make(
+        &self,
+        archive: &Scratch,
+        request: &DeployRequest,
+        settings: &Settings,
+        turn: &mut Wanted,
+    ) -> Result<(Plan, Pin), Failure> {
         let unpack = turn.unless_given_up(async {
             let _place = self.platform.builds.files().await;
-            self.unpack(upload).await
+            self.unpack(archive, request, settings).await
         });
         let (plan, source) = self.step("unpack", unpack).await?;
         let build = turn.unless_given_up(self.build(&plan, &source));
@@ -161,9 +212,46 @@ impl Attempt<'_> {
             self.store(source).await
         };
         let pin = self.step("store", store).await?;
-        let start = self.start(&plan, pin, upload, &mut turn);
-        let current = self.step("start", start).await?;
-        self.switch(current).await
+        Ok((plan, pin))
+    }
+
+    /// Takes the artifact that serves, and notes the attempt.
+    async fn reuse(&self, settings: &Settings) -> Result<(Plan, Pin), Failure> {
+        let (platform, name, id) = (self.platform.clone(), self.name.clone(), self.id);
+        let settings = settings.clone();
+        let work = move || {
+            let Some(function) = platform.catalog.function(&name)? else {
+                return Ok(Err("there is no such function any more"));
+            };
+            let catalog::Deployment { runtime, entrypoint, artifact, artifact_bytes, .. } =
+                function.active;
+            let Some(artifact) = artifact else {
+                return Ok(Err("the function has no artifact; deploy its source again"));
+            };
+            // Pinned before anything else could need its place.
+            let pin = platform.store.pin(&artifact);
+            platform.store.restore(&artifact, &*platform.workshop)?;
+            platform.catalog.begin(&NewDeployment {
+                id,
+                function: name,
+                runtime: runtime.clone(),
+                entrypoint: entrypoint.clone(),
+                settings,
+                created_at: now(),
+            })?;
+            platform.catalog.set_artifact(id, &artifact, artifact_bytes)?;
+            Ok(Ok((Plan { runtime, entrypoint }, pin)))
+        };
+        let taken = self.platform.blocking(work).await;
+        let failed = |why| Failure { step: "store", why };
+        taken.map_err(|error| failed(describe(&error)))?.map_err(|why| failed(why.into()))
+    }
+
+    /// The function's settings with the changes that are asked for.
+    async fn settings(&self, patch: &SettingsPatch) -> Result<Settings, String> {
+        let earlier = self.platform.settings(self.name).await.map_err(|error| describe(&error))?;
+        let changed = patch.apply(&earlier.unwrap_or_default(), &self.platform.config.machine);
+        changed.map_err(|mistakes| mistakes.join("; "))
     }
 
     /// Whoever came earlier has changed the function, or is given up.
@@ -172,13 +260,18 @@ impl Attempt<'_> {
     }
 
     /// Unpacks the source, tells what it is, and notes the attempt.
-    async fn unpack(&self, upload: &Upload) -> Result<(Plan, Scratch), String> {
+    async fn unpack(
+        &self,
+        archive: &Scratch,
+        request: &DeployRequest,
+        settings: &Settings,
+    ) -> Result<(Plan, Scratch), String> {
         let (platform, source) = (self.platform.clone(), self.platform.store.scratch());
-        let archive = upload.archive.path().to_path_buf();
-        let DeployRequest { runtime, entrypoint, .. } = upload.request.clone();
+        let archive = archive.path().to_path_buf();
+        let DeployRequest { runtime, entrypoint, .. } = request.clone();
         let new = {
             let (id, function) = (self.id, self.name.clone());
-            let (settings, created_at) = (upload.settings.clone(), now());
+            let (settings, created_at) = (settings.clone(), now());
             move |plan: &Plan| NewDeployment {
                 id,
                 function,
@@ -235,10 +328,9 @@ impl Attempt<'_> {
         &self,
         plan: &Plan,
         pin: Pin,
-        upload: &Upload,
+        settings: &Settings,
         turn: &mut Wanted,
     ) -> Result<Current, String> {
-        let Upload { settings, .. } = upload;
         let log = self.platform.logs.function(self.name);
         let source = Source {
             runtime: &plan.runtime,

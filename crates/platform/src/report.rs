@@ -46,6 +46,16 @@ impl Platform {
         .await
     }
 
+    /// The settings of a function that exists.
+    pub(crate) async fn settings(
+        self: &Arc<Self>,
+        name: &FunctionName,
+    ) -> Result<Option<Settings>, StoreError> {
+        let (platform, name) = (self.clone(), name.clone());
+        let read = move || Ok(platform.catalog.function(&name)?.map(|function| function.settings));
+        self.blocking(read).await
+    }
+
     /// All functions, without their attempts.
     pub(crate) async fn list(self: &Arc<Self>) -> Result<Vec<api::Function>, StoreError> {
         let platform = self.clone();

@@ -18,8 +18,8 @@ pub fn openapi() -> String {
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     paths(
-        functions, function, remove, deploy, cancel, logs, backup, instances, status, healthz, readyz,
-        metrics
+        functions, function, remove, deploy, cancel, set, logs, backup, instances, status, healthz,
+        readyz, metrics
     ),
     components(schemas(api::DeployRequest, api::DeployEvent, api::Problem)),
     modifiers(&Guard)
@@ -126,6 +126,24 @@ fn deploy() {}
 )]
 #[expect(dead_code, reason = "describes a route")]
 fn cancel() {}
+
+/// Changes settings: deploys what is deployed with other ones. What is left out stays as it is. What
+/// served before serves on until an instance with the new settings has been started once.
+#[utoipa::path(patch, path = "/v1/functions/{name}/settings", security(("token" = [])),
+    params(("name" = String, Path, description = "The function's name")),
+    request_body(content = api::SettingsPatch, content_type = "application/json"),
+    responses(
+        (status = 200, description = "Events, a line each; the last is `active` or `failed`", body = api::DeployEvent, content_type = "application/x-ndjson",
+            headers(("x-hearth-deployment" = String, description = "The deployment's id"))),
+        (status = 401, description = "The token is missing or wrong", body = api::Problem),
+        (status = 404, description = "There is no such function", body = api::Problem),
+        (status = 422, description = "The settings are not right", body = api::Problem),
+        (status = 429, description = "Too many deployments are under way", body = api::Problem),
+        (status = 503, description = "This machine lacks the network", body = api::Problem)
+    )
+)]
+#[expect(dead_code, reason = "describes a route")]
+fn set() {}
 
 /// A function's log: what its calls and instances wrote, and how its calls ended.
 #[utoipa::path(get, path = "/v1/functions/{name}/logs", security(("token" = [])),

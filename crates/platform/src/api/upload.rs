@@ -1,20 +1,22 @@
 use std::{fs::File, io::Write, sync::Arc, time::Duration};
 
-use api::DeployRequest;
+use api::{DeployRequest, SettingsPatch};
 use axum::{
     extract::{
         Multipart, Path, State,
         multipart::{Field, MultipartRejection},
+        rejection::BytesRejection,
     },
     http::{HeaderValue, StatusCode},
     response::Response,
 };
+use bytes::Bytes;
 use model::{FunctionName, Settings, describe};
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 use super::{Shared, handlers::named, lines::lines, problem::Refusal};
 use crate::{
-    deploy::Upload,
+    deploy::{Wish, Wished},
     platform::{DEPLOYMENTS_OF_ONE, Platform},
     store::{Scratch, StoreError},
     workshop::NotOffered,
@@ -22,6 +24,7 @@ use crate::{
 
 /// The most bytes of a request's settings.
 const MAX_SETTINGS: usize = 256 << 10;
+const SETTINGS_TOO_LARGE: &str = "The settings are larger than 256 KiB.";
 /// How long somebody may go on sending what has been refused.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// Pieces of an upload are gathered up to this size before they go to the disk.
@@ -48,16 +51,39 @@ pub(super) async fn deploy(
             return Err(refusal);
         }
     };
-    let settings = settings(platform, &name, &request).await?;
-    let room = platform.room_beside(&name);
-    room.check(settings.scale.min).map_err(|error| Refusal::invalid(error.to_string()))?;
-    check_offer(platform, &request).await?;
-    let (id, events) =
-        platform.deploy(name, Upload { archive, request, settings, _places: places });
+    let earlier = platform.settings(&name).await?.unwrap_or_default();
+    check_settings(platform, &name, &earlier, &request.settings)?;
+    check_offer(platform, request.runtime.clone(), &request.settings).await?;
+    let what = Wished::Source { archive, request };
+    Ok(begin(platform, name, Wish { what, _places: places }))
+}
+
+/// Deploys what is deployed with other settings, and streams what becomes of it.
+pub(super) async fn set(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refusal> {
+    let function = named(&name)?;
+    let body = body.ok().filter(|body| body.len() <= MAX_SETTINGS);
+    let body = body.ok_or_else(|| Refusal::invalid(SETTINGS_TOO_LARGE))?;
+    let patch: SettingsPatch = serde_json::from_slice(&body).map_err(|error| wrong(&error))?;
+    let platform = &shared.platform;
+    let earlier = platform.settings(&function).await?;
+    let earlier = earlier.ok_or_else(|| Refusal::unknown_function(&name))?;
+    let places = place(platform, &function)?;
+    check_settings(platform, &function, &earlier, &patch)?;
+    check_offer(platform, None, &patch).await?;
+    let what = Wished::Settings(patch);
+    Ok(begin(platform, function, Wish { what, _places: places }))
+}
+
+fn begin(platform: &Arc<Platform>, name: FunctionName, wish: Wish) -> Response {
+    let (id, events) = platform.deploy(name, wish);
     let mut response = lines(events);
     let id = HeaderValue::from_str(&id.to_string()).expect("a UUID is plain");
     response.headers_mut().insert(api::DEPLOYMENT_HEADER, id);
-    Ok(response)
+    response
 }
 
 /// Tells a deployment that is under way to end. What becomes of it is the last of its events.
@@ -75,10 +101,13 @@ pub(super) async fn cancel(
 
 /// A runtime or a network that cannot be had is the mistake of who asks for it, or a lack of this
 /// machine, and not of the source.
-async fn check_offer(platform: &Arc<Platform>, request: &DeployRequest) -> Result<(), Refusal> {
-    let runtime = request.runtime.clone();
+async fn check_offer(
+    platform: &Arc<Platform>,
+    runtime: Option<String>,
+    patch: &SettingsPatch,
+) -> Result<(), Refusal> {
     // One that cannot be read is found out with the other settings.
-    let network = request.settings.network.as_deref().and_then(|network| network.parse().ok());
+    let network = patch.network.as_deref().and_then(|network| network.parse().ok());
     let asking = platform.clone();
     let asked = move || Ok(asking.workshop.offers(runtime.as_deref(), network));
     match platform.blocking(asked).await? {
@@ -111,17 +140,18 @@ async fn discard(mut form: Multipart) {
     }
 }
 
-/// The function's settings with the changes that are asked for.
-async fn settings(
-    platform: &Arc<Platform>,
+/// Refuses changes that are mistakes by what the function's settings are now. They are made once the
+/// deployment's turn comes, to what the settings are then.
+fn check_settings(
+    platform: &Platform,
     name: &FunctionName,
-    request: &DeployRequest,
-) -> Result<Settings, Refusal> {
-    let (asking, asked) = (platform.clone(), name.clone());
-    let known = platform.blocking(move || Ok(asking.catalog.function(&asked)?)).await?;
-    let earlier = known.map(|function| function.settings).unwrap_or_default();
-    let changed = request.settings.apply(&earlier, &platform.config.machine);
-    changed.map_err(|mistakes| Refusal::invalid(mistakes.join("; ")))
+    earlier: &Settings,
+    patch: &SettingsPatch,
+) -> Result<(), Refusal> {
+    let changed = patch.apply(earlier, &platform.config.machine);
+    let settings = changed.map_err(|mistakes| Refusal::invalid(mistakes.join("; ")))?;
+    let room = platform.room_beside(name);
+    room.check(settings.scale.min).map_err(|error| Refusal::invalid(error.to_string()))
 }
 
 async fn receive(
@@ -155,12 +185,15 @@ async fn read_request(field: &mut Field<'_>) -> Result<DeployRequest, Refusal> {
     let mut text = Vec::new();
     while let Some(piece) = field.chunk().await.map_err(|error| bad_form(&error))? {
         if text.len() + piece.len() > MAX_SETTINGS {
-            return Err(Refusal::invalid("The settings are larger than 256 KiB."));
+            return Err(Refusal::invalid(SETTINGS_TOO_LARGE));
         }
         text.extend_from_slice(&piece);
     }
-    serde_json::from_slice(&text)
-        .map_err(|error| Refusal::invalid(format!("The settings are not right: {error}.")))
+    serde_json::from_slice(&text).map_err(|error| wrong(&error))
+}
+
+fn wrong(error: &serde_json::Error) -> Refusal {
+    Refusal::invalid(format!("The settings are not right: {error}."))
 }
 
 /// Writes the source to a file, in pieces, off the thread that serves calls.
