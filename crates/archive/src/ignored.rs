@@ -1,4 +1,7 @@
-use std::{ffi::OsStr, path::Path};
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+};
 
 use ignore::{
     Match,
@@ -11,8 +14,12 @@ const LEFT_OUT: [&str; 7] =
 /// The first of these that a folder has at its top says what else stays behind.
 const IGNORE_FILES: [&str; 2] = [".hearthignore", ".gitignore"];
 
+/// What is for who deploys, at the top of a folder.
+const SETTINGS_FILE: &str = "hearth.toml";
+
 /// What stays behind when a folder is packed.
 pub(crate) struct Ignored {
+    settings_file: PathBuf,
     rules: Gitignore,
 }
 
@@ -24,7 +31,8 @@ impl Ignored {
         if let Some(error) = file.and_then(|file| builder.add(file)) {
             return Err(error);
         }
-        builder.build().map(|rules| Self { rules })
+        let settings_file = directory.join(SETTINGS_FILE);
+        builder.build().map(|rules| Self { settings_file, rules })
     }
 
     /// Asked on the way down only: what is in a directory that stays behind stays behind, too.
@@ -33,9 +41,15 @@ impl Ignored {
             Match::Ignore(_) => true,
             // `!node_modules` in the ignore file brings it along.
             Match::Whitelist(_) => false,
-            Match::None => is_left_out(path),
+            Match::None => path == self.settings_file || is_left_out(path),
         }
     }
+}
+
+/// Whether tools read variables from a file of this name.
+pub(crate) fn is_environment_file(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    name == b".env" || name.starts_with(b".env.")
 }
 
 fn is_left_out(path: &Path) -> bool {
@@ -45,5 +59,5 @@ fn is_left_out(path: &Path) -> bool {
         // nobody would.
         return path.with_file_name("package.json").is_file();
     }
-    LEFT_OUT.iter().any(|left_out| name == OsStr::new(left_out))
+    is_environment_file(path) || LEFT_OUT.iter().any(|left_out| name == OsStr::new(left_out))
 }

@@ -34,4 +34,6 @@ pub struct Summary {
     /// Files and directories that were not packed; a directory counts as one. Nothing is left out
     /// when unpacking.
     pub left_out: u64,
+    /// Those of them that are called `.env` or `.env.…`, where variables are kept.
+    pub environment_files: u64,
 }

@@ -9,7 +9,11 @@ use flate2::{GzBuilder, write::GzEncoder};
 use rustix::fs::{Mode, OFlags};
 use tar::{Builder, EntryType, Header};
 
-use crate::{Summary, ignored::Ignored, link::stays_inside};
+use crate::{
+    Summary,
+    ignored::{Ignored, is_environment_file},
+    link::stays_inside,
+};
 
 /// How a folder is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,8 +74,8 @@ pub enum PackError {
 /// Equal trees give equal bytes, whoever owns them and whenever they were made: entries are sorted,
 /// owners and times are 0, modes are 0644, or 0755 for directories and what its owner may execute.
 ///
-/// Left out: sockets, pipes and devices; version control, `__pycache__`, `.venv`, `.DS_Store`, and
-/// `node_modules` beside a `package.json`, since the build installs them; and what `.hearthignore`
+/// Left out: sockets, pipes and devices; files called `.env` or `.env.…`, which hold secrets;
+/// `hearth.toml` at the top; version control, `__pycache__`, `.venv`, `.DS_Store`, and `node_modules` beside a `package.json`, since the build installs them; and what `.hearthignore`
 /// at the top of the folder names, or `.gitignore` if there is no such file. Their syntax is that of
 /// gitignore(5), and a line such as `!node_modules` brings something along after all.
 pub fn pack(
@@ -134,6 +138,7 @@ impl<'a, W: Write> Packer<'a, W> {
         let kind = path.symlink_metadata().map_err(read)?.file_type();
         if self.ignored.as_ref().is_some_and(|ignored| ignored.contains(&path, kind.is_dir())) {
             self.summary.left_out += 1;
+            self.summary.environment_files += u64::from(is_environment_file(relative));
         } else if kind.is_dir() {
             self.builder.append_data(
                 &mut header(EntryType::Directory, 0o755, 0),

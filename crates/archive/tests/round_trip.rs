@@ -115,7 +115,11 @@ fn what_nobody_wants_to_send_stays_behind() {
         "vendored/node_modules/lib.js",
         "a/__pycache__/x.pyc",
         ".venv/bin/python",
-        ".env.example",
+        ".env",
+        "a/.env.production",
+        "b/hearth.toml",
+        "hearth.toml",
+        ".environment",
     ] {
         place.write(path, "x");
     }
@@ -123,8 +127,10 @@ fn what_nobody_wants_to_send_stays_behind() {
     let packed = packed(&place.from(), Compression::Zstd);
     unpack(packed.as_slice(), &place.to(), &UnpackLimits::default()).expect("unpack");
     let expected = [
-        ".env.example",
+        ".environment",
         "a",
+        "b",
+        "b/hearth.toml",
         "index.js",
         "package.json",
         "vendored",
@@ -135,7 +141,7 @@ fn what_nobody_wants_to_send_stays_behind() {
     let mut bytes = Vec::new();
     let options = PackOptions { compression: Compression::Gzip, everything: false };
     let summary = pack(&place.from(), &mut bytes, &options).expect("pack");
-    assert_eq!(summary.left_out, 5);
+    assert_eq!((summary.left_out, summary.environment_files), (8, 2));
 }
 
 #[test]
@@ -163,13 +169,16 @@ fn an_ignore_file_decides() {
     let place = Place(place.0.clone());
     fs::remove_dir_all(place.to()).expect("remove");
     fs::create_dir(place.to()).expect("create");
-    place.write(".hearthignore", "*.json\n!node_modules\n");
+    place.write(".hearthignore", "*.json\n!node_modules\n!.env\n!hearth.toml\n");
+    place.write(".env", "A=1");
+    place.write("hearth.toml", "x");
     place.round_trip(Compression::Zstd);
     let all = names(&place.to());
     assert!(
         all.contains(&"node_modules/x".into()) && all.contains(&"secret/key".into()),
         "{all:?}"
     );
+    assert!(all.contains(&".env".into()) && all.contains(&"hearth.toml".into()), "named: {all:?}");
     assert!(!all.contains(&"package.json".into()), "{all:?}");
     assert!(!all.contains(&".hearthignore".into()), "{all:?}");
 }
