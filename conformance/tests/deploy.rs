@@ -223,6 +223,74 @@ fn settings_stay_until_they_are_changed() {
     assert_eq!(platform.function("settled")["settings"], settings);
 }
 
+/// A change of settings is a deployment of what is deployed: nothing is lost on the way, and the
+/// history and the next daemon know it.
+#[test]
+fn settings_change_without_the_source() {
+    let platform = Platform::new();
+    let source = fixture(&Flavour::any().runtime);
+    let first = ["--env", "VERSION=first", "--env", "B=2", "--timeout", "7s", "--min", "1"];
+    platform.deploy("turned", &source, &first);
+    let before = platform.function("turned");
+    let load = Load::start(&platform, "turned", "/", 2);
+    let set = |arguments: &[&str]| platform.command(&[&["set", "turned"], arguments].concat());
+    for number in 0..3 {
+        let variable = format!("VERSION={number}");
+        let set = set(&["--env", &variable, "--memory", "128M", "--reset", "timeout"]);
+        assert_eq!(set.code, Some(0), "{}", set.errors);
+        assert_eq!(version(&platform, "turned"), number.to_string());
+    }
+    let outcomes = load.stop();
+    assert_eq!(outcomes.others(), 0, "{outcomes:?}");
+    assert!(outcomes.with(200) > 10, "{outcomes:?}");
+    let after = platform.function("turned");
+    assert_eq!(after["settings"]["environment"], json!(["B", "VERSION"]));
+    assert_eq!(after["settings"]["memory_bytes"], 128 << 20);
+    assert_eq!(
+        (&after["settings"]["timeout"], &after["settings"]["min"]),
+        (&json!("15s"), &json!(1))
+    );
+    assert_eq!(after["active"]["artifact"], before["active"]["artifact"], "the same code");
+    let attempts = after["deployments"].as_array().expect("a list");
+    let states: Vec<_> = attempts.iter().map(|attempt| &attempt["state"]).collect();
+    assert_eq!(states, ["active", "superseded", "superseded", "superseded"]);
+    assert_eq!(attempts[3]["id"], before["active"]["id"]);
+
+    // What does not start with other settings changes nothing.
+    let refused = set(&["--min", "99"]);
+    assert_eq!(refused.code, Some(64), "{}", refused.errors);
+    let unknown = platform.command(&["set", "turner", "--min", "0"]);
+    assert_eq!(unknown.code, Some(66), "{}", unknown.errors);
+    assert_eq!(platform.function("turned")["settings"], after["settings"]);
+    platform.kill();
+    platform.restart();
+    assert_eq!(platform.function("turned")["settings"], after["settings"]);
+    assert_eq!(version(&platform, "turned"), "2");
+}
+
+/// Changes that come at once are all made, and none of them gives up a source that is being built.
+#[test]
+fn changes_at_once_are_all_made() {
+    let platform = Platform::new();
+    let source = fixture(&Flavour::any().runtime);
+    platform.deploy("changed", &source, &["--env", "VERSION=old"]);
+    let codes: Vec<_> = thread::scope(|scope| {
+        let deploy = || platform.try_deploy("changed", &source, &["--env", "VERSION=new"]);
+        let set = |variable: &str| platform.command(&["set", "changed", "--env", variable]);
+        let running = [
+            scope.spawn(deploy),
+            scope.spawn(move || set("A=1")),
+            scope.spawn(move || set("B=2")),
+            scope.spawn(move || set("C=3")),
+        ];
+        running.into_iter().map(|thread| thread.join().expect("no panic").code).collect()
+    });
+    assert_eq!(codes, [Some(0); 4]);
+    let settings = platform.function("changed")["settings"].clone();
+    assert_eq!(settings["environment"], json!(["A", "B", "C", "VERSION"]));
+    assert_eq!(version(&platform, "changed"), "new");
+}
+
 /// What the interrupt of whoever deploys comes to.
 #[test]
 fn an_interrupted_deployment_is_cancelled_and_the_old_one_serves() {

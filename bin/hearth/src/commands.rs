@@ -8,7 +8,10 @@ mod backup;
 mod completions;
 mod connection;
 mod deploy;
+mod deployment;
+mod env_file;
 mod format;
+mod init;
 mod invoke;
 mod logs;
 mod ls;
@@ -16,9 +19,13 @@ mod out;
 mod progress;
 mod ps;
 mod rm;
+mod set;
+mod settings;
 mod show;
 mod table;
 mod top;
+
+use std::io::Write;
 
 use client::ClientError;
 pub(crate) use connection::Connection;
@@ -30,19 +37,26 @@ use crate::exit::{Failure, Fatal};
 pub(crate) enum Command {
     /// Deploy a folder: build it, start it, then let it serve all new calls.
     Deploy(Box<deploy::Arguments>),
+    /// Write a settings file for a folder, and a function if it is empty.
+    Init(init::Arguments),
+    /// Change settings of a function without sending its source.
+    Set(Box<set::Arguments>),
     /// Call a function and print its reply as it comes.
     Invoke(Box<invoke::Arguments>),
     /// Show what a function wrote, and how its calls went.
     Logs(logs::Arguments),
     /// List functions.
+    #[command(visible_alias = "list")]
     Ls(ls::Arguments),
     /// Show everything about a function.
+    #[command(visible_alias = "status")]
     Show(show::Arguments),
     /// List instances.
     Ps(ps::Arguments),
     /// Watch what functions do: calls, errors, instances.
     Top(top::Arguments),
     /// Remove functions, with their deployments and logs.
+    #[command(visible_alias = "delete")]
     Rm(rm::Arguments),
     /// Copy all functions to a file, also while the daemon runs.
     Backup(backup::BackupArguments),
@@ -68,6 +82,8 @@ impl Command {
     async fn answer(self, connection: &Connection) -> anyhow::Result<()> {
         match self {
             Self::Deploy(arguments) => deploy::run(*arguments, connection).await,
+            Self::Init(arguments) => init::run(&arguments),
+            Self::Set(arguments) => set::run(*arguments, connection).await,
             Self::Invoke(arguments) => invoke::run(*arguments, connection).await,
             Self::Logs(arguments) => logs::run(arguments, connection).await,
             Self::Ls(arguments) => ls::run(&arguments, connection).await,
@@ -79,6 +95,15 @@ impl Command {
             Self::Restore(arguments) => backup::restore(&arguments),
             Self::Completions(arguments) => completions::run(&arguments),
         }
+    }
+}
+
+/// `hearth version`: what `--version` says.
+pub(crate) fn version() -> anyhow::Result<()> {
+    let printed = writeln!(out::Out::new(), "hearth {}", env!("CARGO_PKG_VERSION"));
+    match printed.map_err(anyhow::Error::from) {
+        Err(error) if !out::is_closed_pipe(&error) => Err(error),
+        _ => Ok(()),
     }
 }
 

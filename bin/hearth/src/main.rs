@@ -12,6 +12,7 @@ mod first;
 mod output;
 mod parts;
 mod paths;
+mod project;
 mod runtimes;
 mod serve;
 mod source;
@@ -48,6 +49,8 @@ enum Command {
     Doctor(doctor::Arguments),
     /// List languages and versions: offered, found, missing and how to get them.
     Runtimes(runtimes::Arguments),
+    /// Print the version of this program.
+    Version,
     #[command(flatten)]
     Client(commands::Command),
 }
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
         Command::Serve(arguments) => serve::run(*arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Runtimes(arguments) => runtimes::run(&arguments),
+        Command::Version => commands::version(),
         Command::Client(command) => command.run(&arguments.connection),
     };
     let code = exit::report(outcome);

@@ -41,6 +41,7 @@ pub(crate) struct Arguments {
 #[folder = "../../runtimes"]
 #[include = "*/runtime.toml"]
 #[include = "*/src/*"]
+#[include = "*/example/*"]
 #[exclude = "*.pyc"]
 struct BuiltIn;
 
@@ -171,6 +172,17 @@ impl Catalogue {
             );
             Fatal::new(Failure::Usage, message).into()
         })
+    }
+
+    /// The files of a small function for a built-in runtime, by their names.
+    pub(crate) fn example(&self, runtime: &Runtime) -> Vec<(String, Vec<u8>)> {
+        let prefix = format!("{}/example/", runtime.folder);
+        BuiltIn::iter()
+            .filter_map(|path| {
+                let name = path.strip_prefix(&prefix)?.to_owned();
+                Some((name, BuiltIn::get(&path)?.data.into_owned()))
+            })
+            .collect()
     }
 
     /// Writes a runtime's files to a directory, as an adapter wants them.

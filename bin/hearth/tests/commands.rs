@@ -4,6 +4,8 @@
 mod calls;
 #[path = "commands/daemon.rs"]
 mod daemon;
+#[path = "commands/settings.rs"]
+mod settings;
 
 use std::{
     fs,
@@ -86,6 +88,19 @@ a1        hello     node-20.1.0  busy           1      7   3m    0s  39.1MiB
 b2        -         node-20.1.0  spare          1      7   3m    0s        -
 "
     );
+    let of_one = stdout(&run(&daemon, &["ps", "hello", "resize"]));
+    assert_eq!(of_one.lines().count(), 2, "without the spare: {of_one}");
+    for (alias, command) in [("list", "ls"), ("status hello", "show hello")] {
+        let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let printed = |line| {
+            let words = words(line);
+            stdout(&run(&daemon, &words.iter().map(String::as_str).collect::<Vec<_>>()))
+        };
+        assert_eq!(printed(alias), printed(command));
+    }
+    assert_eq!(stdout(&run(&daemon, &["delete", "hello"])), "hello\n");
+    let version = stdout(&run(&daemon, &["--version"]));
+    assert_eq!(stdout(&run(&daemon, &["version"])), version);
     let shown = stdout(&run(&daemon, &["show", "resize"]));
     for part in
         ["resize", "failing", "no memory", "39.1MiB", "GREETING", "2024-11-20T13:20:00.000Z"]
@@ -158,6 +173,11 @@ fn exit_codes_are_those_of_the_help() {
         (&["runtimes", "--runtimes", "/nonexistent"], 66, "/nonexistent"),
         (&["deploy", empty.path()], 64, "no files"),
         (&["deploy", path, "--memory", "lots"], 64, "512MiB"),
+        (&["set", "hello"], 64, "nothing to set"),
+        (&["set", "helo", "--memory", "64M"], 66, "did you mean `hello`?"),
+        (&["set", "hello", "--reset", "memroy"], 64, "'memory'"),
+        (&["set", "hello", "--env-file", "/nonexistent"], 66, "/nonexistent"),
+        (&["ps", "helo"], 66, "did you mean `hello`?"),
         (&["deploy", path, "--concurrency", "0"], 64, "a whole number from 1 to 1024"),
         (&["deploy", path, "--max", "0"], 64, "a whole number from 1 to 4096"),
         (&["deploy", path, "--env", "A B=c"], 64, "letters, digits"),
@@ -487,6 +507,8 @@ fn every_command_has_examples_and_shells_complete_them() {
         "doctor",
         "runtimes",
         "deploy",
+        "init",
+        "set",
         "invoke",
         "logs",
         "ls",

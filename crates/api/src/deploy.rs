@@ -128,6 +128,24 @@ pub struct SettingsPatch {
 }
 
 impl SettingsPatch {
+    /// These changes, and those of `base` where these say nothing.
+    pub fn over(self, base: Self) -> Self {
+        let mut environment = base.environment;
+        environment.extend(self.environment);
+        Self {
+            reset: base.reset.into_iter().chain(self.reset).collect(),
+            environment,
+            timeout: self.timeout.or(base.timeout),
+            memory: self.memory.or(base.memory),
+            cpus: self.cpus.or(base.cpus),
+            network: self.network.or(base.network),
+            concurrency: self.concurrency.or(base.concurrency),
+            min: self.min.or(base.min),
+            max: self.max.or(base.max),
+            idle: self.idle.or(base.idle),
+        }
+    }
+
     /// The settings with the changes, for a machine that has so much; or all mistakes in words.
     pub fn apply(&self, to: &Settings, machine: &Capacity) -> Result<Settings, Vec<String>> {
         let mut settings = to.clone();

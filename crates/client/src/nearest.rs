@@ -15,16 +15,21 @@ pub fn nearest(name: &str, names: impl Iterator<Item = String>) -> Vec<String> {
     near.into_iter().map(|(_, name)| name).take(MOST).collect()
 }
 
-/// How many letters must be added, removed or changed (Levenshtein).
+/// How many letters must be added, removed, changed, or swapped with their neighbour (optimal string
+/// alignment).
 fn distance(a: &[u8], b: &[u8]) -> usize {
+    let mut before: Vec<usize> = Vec::new();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.iter().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        let mut next = vec![i + 1];
         for (j, y) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+            let mut least = (row[j] + usize::from(x != y)).min(row[j + 1] + 1).min(next[j] + 1);
+            if i > 0 && j > 0 && (x, &a[i - 1]) == (&b[j - 1], y) {
+                least = least.min(before[j - 1] + 1);
+            }
+            next.push(least);
         }
+        before = std::mem::replace(&mut row, next);
     }
     row[b.len()]
 }
@@ -41,6 +46,7 @@ mod tests {
             ("resise", &["resize"]),
             ("world", &["hello-world"]),
             ("nothing-like-it", &[]),
+            ("ehlp", &["help"]),
         ] {
             let near = nearest(name, names.into_iter().map(String::from));
             assert_eq!(near, expected, "{name}");

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use api::InstanceState;
+use model::FunctionName;
 
 use super::{
     Connection, DataDirectory,
@@ -14,6 +15,7 @@ use super::{
 const EXAMPLES: &str = "\
 Examples:
   hearth ps
+  hearth ps hello resize
   hearth ps --json | jq '.[] | select(.function == \"hello\") | .memory_bytes'";
 
 const COLUMNS: &[Column] = &[
@@ -31,6 +33,9 @@ const COLUMNS: &[Column] = &[
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
+    /// Only instances of these functions.
+    #[arg(value_name = "NAME")]
+    names: Vec<FunctionName>,
     /// Print JSON: an array of instances.
     #[arg(long)]
     json: bool,
@@ -39,7 +44,22 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: &Arguments, connection: &Connection) -> anyhow::Result<()> {
-    let instances = connection.client(&arguments.data)?.instances().await?;
+    let client = connection.client(&arguments.data)?;
+    let mut instances = client.instances().await?;
+    if !arguments.names.is_empty() {
+        instances.retain(|instance| {
+            let function = instance.function.as_deref();
+            arguments.names.iter().any(|name| function == Some(name.as_str()))
+        });
+    }
+    for name in &arguments.names {
+        let is_there =
+            |instance: &api::Instance| instance.function.as_deref() == Some(name.as_str());
+        // A function without instances is one thing, a name that nothing has is a mistake.
+        if !instances.iter().any(is_there) {
+            client.function(name).await?;
+        }
+    }
     let mut out = Out::new();
     if arguments.json {
         return out.json(&instances);

@@ -165,6 +165,9 @@ fn api(seen: &Seen, state: &Arc<Shared>) -> Answer {
             json(&status(looks))
         }
         ("POST", ["functions", name, "deployments"]) => deployment(name, state),
+        ("PATCH", ["functions", name, "settings"]) if ["hello", "resize"].contains(name) => {
+            deployment(name, state)
+        }
         ("DELETE", ["functions", _, "deployments", "0193"]) => {
             state.release.notify_one();
             whole(202, "")

@@ -9,7 +9,7 @@ use crate::exit::{Failure, Fatal};
 /// and a slash at the end stand for a folder that is called something.
 ///
 /// A name is never changed silently: what it would become may be another function.
-pub(super) fn of_folder(directory: &Path) -> anyhow::Result<FunctionName> {
+pub(crate) fn of_folder(directory: &Path) -> anyhow::Result<FunctionName> {
     let typed = directory.as_os_str().as_bytes().rsplit(|byte| *byte == b'/').next();
     let folder = match typed {
         None | Some(b"" | b"." | b"..") => {
