@@ -102,9 +102,16 @@ b2        -         node-20.1.0  spare          1      7   3m    0s        -
     let version = stdout(&run(&daemon, &["--version"]));
     assert_eq!(stdout(&run(&daemon, &["version"])), version);
     let shown = stdout(&run(&daemon, &["show", "resize"]));
-    for part in
-        ["resize", "failing", "no memory", "39.1MiB", "GREETING", "2024-11-20T13:20:00.000Z"]
-    {
+    for part in [
+        "resize",
+        "failing",
+        "no memory",
+        "39.1MiB",
+        "GREETING",
+        "2024-11-20T13:20:00.000Z",
+        "deployment 0193, since ",
+        "hearth logs resize --since 2024-11-20T13:20:00.000Z",
+    ] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
 }
@@ -386,11 +393,37 @@ fn replies_and_logs_are_printed_as_they_come() {
         output.read_line(&mut line).expect("the first line, while the second is held back");
         assert_eq!(line, first);
         daemon.release();
-        let mut rest = String::new();
-        output.read_to_string(&mut rest).expect("the rest");
-        assert!(!rest.is_empty());
-        assert!(child.wait().expect("it ends").success());
+        line.clear();
+        output.read_line(&mut line).expect("the rest");
+        assert!(!line.is_empty());
+        // Who follows a log goes on once the daemon has ended; a call is over.
+        if arguments[0] == "logs" {
+            child.kill().expect("our child");
+            child.wait().expect("it ends");
+        } else {
+            assert!(child.wait().expect("it ends").success());
+        }
     }
+}
+
+/// The log of a function whose daemon ends, is not ready at once, is back, and then does not know the
+/// function any more.
+#[test]
+fn a_followed_log_goes_on_where_it_was_left() {
+    let daemon = Daemon::start();
+    let output = run(&daemon, &["logs", "resize", "-f", "--since", "2024-11-20T13:00:00Z"]);
+    assert_eq!(output.status.code(), Some(66), "{}", stderr(&output));
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let lines: Vec<_> = printed.lines().map(|line| line.split_whitespace().nth(2)).collect();
+    assert_eq!(lines, [Some("log"), Some("note"), Some("end")], "nothing twice: {printed}");
+    let told = stderr(&output);
+    assert_eq!(told.matches("note: the daemon ended the log").count(), 2, "{told}");
+    assert_eq!(told.matches("note: the daemon is back").count(), 1, "{told}");
+    let asked: Vec<_> = daemon.all_seen().into_iter().map(|seen| seen.target).collect();
+    assert!(asked[0].ends_with("logs?since=1732107600000&follow=true"), "{asked:?}");
+    assert!(asked[1].ends_with("logs?since=1732108798123&limit=100000&follow=true"), "{asked:?}");
+    stdout(&run(&daemon, &["logs", "hello", "--tail", "7"]));
+    assert!(daemon.seen("GET", "/v1/functions/hello/logs").target.ends_with("?limit=7"));
 }
 
 #[test]

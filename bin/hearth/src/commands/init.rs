@@ -77,7 +77,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         written = start(directory, &catalogue, runtime)?;
     }
     let entrypoint = source::entrypoint(directory, runtime, arguments.entrypoint.as_deref())?;
-    let named = arguments.runtime.as_deref().unwrap_or(&runtime.name);
+    let named = arguments.runtime.as_deref().unwrap_or(runtime.name.as_str());
     let text = project::template(&name, named, &entrypoint);
     write(&target, text.as_bytes(), arguments.force)?;
     written.push(target);

@@ -1,13 +1,18 @@
 //! `hearth logs`: what a function wrote, and how its calls went.
 
+mod seen;
+
 use std::{
     io::Write,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use api::LogQuery;
+use client::{Client, ClientError, Lines};
 use logs::CallPart;
 use model::{CallEnd, FunctionName, LogEvent, LogLine, LogSource, PlainLines};
+use seen::Seen;
+use tokio::time::{Instant, sleep};
 
 use super::{
     Connection, DataDirectory,
@@ -15,12 +20,25 @@ use super::{
     out::Out,
 };
 
+/// How many old lines somebody sees who follows a log, unless they say.
+const FOLLOWED: usize = 100;
+/// All that a daemon gives at once, so that nothing is left out between two connections.
+const ALL: usize = 100_000;
+/// How long a daemon is waited for that has ended.
+const PATIENCE: Duration = Duration::from_secs(10 * 60);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
 const EXAMPLES: &str = "\
 Examples:
   hearth logs hello --since 10m
   hearth logs hello --follow
+  hearth logs hello --tail 20
   hearth logs hello --call 456789ab
   hearth logs hello --json | jq 'select(.event == \"end\" and .outcome != \"served\")'
+
+With --follow, a daemon that ends is waited for, for ten minutes: then the log goes on where it was
+left, and a note on standard error says so.
 
 Each line has a time in UTC, the end of the call's id, where it comes from and what it says. The last
 line of a call has its whole id.
@@ -44,9 +62,9 @@ pub(crate) struct Arguments {
     /// Only what is newer: a duration such as `10m`, or a time such as `2026-11-20T13:00:00Z`.
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<u64>,
-    /// The newest so many lines [default: 1000].
-    #[arg(short = 'n', long, value_name = "N")]
-    limit: Option<usize>,
+    /// The newest so many lines [default: 1000; with --follow and without --since 100].
+    #[arg(short = 'n', long, alias = "limit", value_name = "N")]
+    tail: Option<usize>,
     /// Print JSON: a log line in each line.
     #[arg(long)]
     json: bool,
@@ -74,26 +92,99 @@ fn parse_since(text: &str) -> Result<u64, String> {
 }
 
 pub(crate) async fn run(arguments: Arguments, connection: &Connection) -> anyhow::Result<()> {
+    let usual = (arguments.follow && arguments.since.is_none()).then_some(FOLLOWED);
     let query = LogQuery {
-        call: arguments.call,
+        call: arguments.call.clone(),
         since: arguments.since,
-        limit: arguments.limit,
+        limit: arguments.tail.or(usual),
         follow: arguments.follow,
     };
-    let mut lines = connection.client(&arguments.data)?.logs(&arguments.name, &query).await?;
-    let mut out = Out::new();
-    // Below what an entry says.
-    let mark = format!("{:TEXT$}| ", "");
-    while let Some(line) = lines.next().await? {
-        if arguments.json {
-            out.json_line(&line)?;
-        } else if arguments.raw {
-            writeln!(out, "{}", text(&line))?;
-        } else {
-            writeln!(out, "{}", PlainLines { text: &text(&line), mark: &mark })?;
+    let client = connection.client(&arguments.data)?;
+    let mut lines = client.logs(&arguments.name, &query).await?;
+    let mut printer = Printer { out: Out::new(), is_json: arguments.json, is_raw: arguments.raw };
+    let mut seen = Seen::default();
+    loop {
+        let ended = loop {
+            match lines.next().await {
+                Ok(Some(line)) if arguments.follow && !seen.is_new(&line) => {}
+                Ok(Some(line)) => printer.print(&line)?,
+                Ok(None) => break None,
+                Err(error) => break Some(error),
+            }
+        };
+        match ended {
+            Some(error) if !(arguments.follow && is_passing(&error)) => return Err(error.into()),
+            None if !arguments.follow => return Ok(()),
+            _ => {}
         }
+        remark("the daemon ended the log; waiting for it");
+        let (since, limit) = (seen.since().or(query.since), Some(ALL));
+        let again = LogQuery { since, limit, ..query.clone() };
+        lines = reconnect(&client, &arguments.name, &again).await?;
+        seen.begin_again();
+        remark("the daemon is back; the log goes on");
     }
-    Ok(())
+}
+
+/// A remark that is no error.
+fn remark(text: &str) {
+    // Nobody may be there to read it.
+    let _ = writeln!(std::io::stderr(), "note: {text}");
+}
+
+/// Asks until somebody answers, more and more rarely.
+async fn reconnect(
+    client: &Client,
+    name: &FunctionName,
+    query: &LogQuery,
+) -> Result<Lines<LogLine>, ClientError> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut pause = SHORTEST_PAUSE;
+    loop {
+        sleep(pause).await;
+        match client.logs(name, query).await {
+            Err(error) if is_passing(&error) && Instant::now() < deadline => {}
+            answer => return answer,
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Whether it is what happens while a daemon is started again.
+fn is_passing(error: &ClientError) -> bool {
+    match error {
+        ClientError::Unreachable { .. }
+        | ClientError::Silent { .. }
+        | ClientError::Broken { .. }
+        // The last line was cut off, or something in between answers for the daemon.
+        | ClientError::Malformed(_)
+        | ClientError::NotHearth { status: 502..=504, .. } => true,
+        ClientError::Refused { status, .. } => *status == 503,
+        _ => false,
+    }
+}
+
+struct Printer {
+    out: Out,
+    is_json: bool,
+    is_raw: bool,
+}
+
+impl Printer {
+    fn print(&mut self, line: &LogLine) -> anyhow::Result<()> {
+        if self.is_json {
+            return self.out.json_line(line);
+        }
+        let text = text(line);
+        if self.is_raw {
+            writeln!(self.out, "{text}")?;
+        } else {
+            // Below what an entry says.
+            let mark = format!("{:TEXT$}| ", "");
+            writeln!(self.out, "{}", PlainLines { text: &text, mark: &mark })?;
+        }
+        Ok(())
+    }
 }
 
 /// The column before the one in which entries begin, less the mark's own two.

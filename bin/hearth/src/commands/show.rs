@@ -16,7 +16,9 @@ use super::{
 const EXAMPLES: &str = "\
 Examples:
   hearth show hello
-  hearth show hello --json | jq -r .active.artifact";
+  hearth show hello --json | jq -r .active.artifact
+
+The command at `log` shows what was written since the deployment that serves was asked for.";
 
 const COLUMNS: &[Column] = &[
     Column::Text("DEPLOYMENT"),
@@ -67,6 +69,10 @@ fn facts(function: &Function) -> Vec<(&'static str, String)> {
         facts.push(("trouble", trouble.clone()));
     }
     if let Some(active) = &function.active {
+        let age = age_since(active.created_at);
+        facts.push(("serves", format!("deployment {}, since {age}", active.id)));
+        let since = timestamp(active.created_at);
+        facts.push(("log", format!("hearth logs {} --since {since}", function.name)));
         facts.push(("runtime", active.runtime.clone()));
         facts.push(("entrypoint", active.entrypoint.clone()));
         facts.push(("artifact", format!("{} ({})", active.artifact, size(active.artifact_bytes))));

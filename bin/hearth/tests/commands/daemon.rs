@@ -178,6 +178,17 @@ fn api(seen: &Seen, state: &Arc<Shared>) -> Answer {
         ("GET", ["functions", _, "logs"]) if query.contains("call=7f") => {
             problem(404, "unknown-call", "there is no call whose id begins like that")
         }
+        // A daemon that was started again: it says what it said, and goes on.
+        ("GET", ["functions", "resize", "logs"]) if query.contains("follow=true") => {
+            let seen = state.seen.lock().expect("no panic");
+            let looks = seen.iter().filter(|seen| seen.target.contains("/resize/logs")).count();
+            match looks {
+                1 => whole(200, &lines(&log()[..2])),
+                2 => problem(503, "stopping", "it is about to end"),
+                3 => whole(200, &lines(&log())),
+                _ => unknown(),
+            }
+        }
         ("GET", ["functions", _, "logs"])
             if query.contains("follow=true") && !query.contains("call=") =>
         {
