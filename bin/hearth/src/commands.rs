@@ -67,10 +67,10 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Runs the command on one thread. A closed pipe behind it is no failure.
-    pub(crate) fn run(self, connection: &Connection) -> anyhow::Result<()> {
+    /// Runs the command on one thread; a verbose one says more of what it does. A closed pipe behind it is no failure.
+    pub(crate) fn run(self, connection: &Connection, is_verbose: bool) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let outcome = runtime.block_on(self.answer(connection));
+        let outcome = runtime.block_on(self.answer(connection, is_verbose));
         // What is still being packed after an interrupt is of no use to anybody.
         runtime.shutdown_background();
         match outcome {
@@ -79,11 +79,11 @@ impl Command {
         }
     }
 
-    async fn answer(self, connection: &Connection) -> anyhow::Result<()> {
+    async fn answer(self, connection: &Connection, is_verbose: bool) -> anyhow::Result<()> {
         match self {
-            Self::Deploy(arguments) => deploy::run(*arguments, connection).await,
+            Self::Deploy(arguments) => deploy::run(*arguments, connection, is_verbose).await,
             Self::Init(arguments) => init::run(&arguments),
-            Self::Set(arguments) => set::run(*arguments, connection).await,
+            Self::Set(arguments) => set::run(*arguments, connection, is_verbose).await,
             Self::Invoke(arguments) => invoke::run(*arguments, connection).await,
             Self::Logs(arguments) => logs::run(arguments, connection).await,
             Self::Ls(arguments) => ls::run(&arguments, connection).await,

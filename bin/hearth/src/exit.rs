@@ -8,6 +8,8 @@ use clap::{
 };
 use model::PlainLines;
 
+use crate::color::{self, Meaning};
+
 /// What `--help` says about exit codes.
 pub(crate) const HELP: &str = "\
 Exit codes: 0 done · 1 failed, or a reply with a status of 400 or more · 64 wrong arguments or \
@@ -80,9 +82,11 @@ fn command_of_line(program: &mut Command) -> &mut Command {
 /// Says on standard error what went wrong. Much of it comes from functions, builds and daemons, so
 /// it moves no cursor, and no line of it can pass for another message.
 pub(crate) fn complain(text: &str) {
-    let text = format!("hearth: {text}");
+    let (name, text) = ("hearth:", PlainLines { text, mark: MARK });
+    let name =
+        if color::is_on(&std::io::stderr()) { Meaning::Bad.paint(name) } else { name.into() };
     // Nobody may be there to read it.
-    eprintln!("{}", PlainLines { text: &text, mark: MARK });
+    eprintln!("{name} {text}");
 }
 
 /// Stands before lines that somebody else wrote.

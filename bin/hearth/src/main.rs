@@ -5,6 +5,7 @@
 #[macro_use]
 mod say;
 
+mod color;
 mod commands;
 mod doctor;
 mod exit;
@@ -23,7 +24,7 @@ mod up;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use telemetry::Format;
 
 /// Runs functions written for Node.js and Python: isolated, fast.
@@ -35,6 +36,9 @@ struct Arguments {
     /// Say more on standard error; twice for everything.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     verbose: u8,
+    /// When output has colours; `auto` is on terminals, unless NO_COLOR is set.
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value = "auto")]
+    color: color::When,
     #[command(flatten)]
     connection: commands::Connection,
 }
@@ -64,13 +68,17 @@ fn main() -> ExitCode {
         Some(word) if word == supervisor::ARGUMENT => return supervisor::main(),
         _ => {}
     }
-    let arguments = match Arguments::try_parse() {
+    let program = Arguments::command().color(color::When::of_line());
+    let arguments = program.clone().try_get_matches();
+    let arguments = arguments.and_then(|matches| Arguments::from_arg_matches(&matches));
+    let arguments = match arguments {
         Ok(arguments) => arguments,
-        Err(error) => return exit::usage(error, Arguments::command()),
+        Err(error) => return exit::usage(error, program),
     };
     if first::is_first() && matches!(arguments.command, Command::Up(_) | Command::Serve(_)) {
         return first::main();
     }
+    arguments.color.choose();
     let verbosity = arguments.verbose;
     match arguments.command {
         // Its settings say how it logs.
@@ -86,7 +94,7 @@ fn main() -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Runtimes(arguments) => runtimes::run(&arguments),
         Command::Version => commands::version(),
-        Command::Client(command) => command.run(&arguments.connection),
+        Command::Client(command) => command.run(&arguments.connection, verbosity > 0),
     };
     let code = exit::report(outcome);
     telemetry::finish_logging();

@@ -571,11 +571,97 @@ fn a_terminal_gets_a_ruled_table() {
         return;
     }
     let daemon = Daemon::start();
-    let line = format!("stty cols 40 rows 20; {} ls", env!("CARGO_BIN_EXE_hearth"));
-    let mut command = Command::new("/usr/bin/script");
-    command.args(["-qec", &line, "/dev/null"]).env("HEARTH_URL", daemon.url());
-    let output = command.env("HEARTH_TOKEN", TOKEN).stdin(Stdio::null()).output();
-    let printed = stdout(&output.expect("script runs"));
+    let shown = |width: u16, line: &str, more: [&str; 2]| {
+        let line = format!("stty cols {width} rows 20; {} {line}", env!("CARGO_BIN_EXE_hearth"));
+        let mut command = Command::new("/usr/bin/script");
+        command.args(["-qec", &line, "/dev/null"]).env("HEARTH_URL", daemon.url());
+        command.env("TERM", "xterm").env_remove("NO_COLOR").env(more[0], more[1]);
+        let output = command.env("HEARTH_TOKEN", TOKEN).stdin(Stdio::null()).output();
+        String::from_utf8_lossy(&output.expect("script runs").stdout).into_owned()
+    };
+    let nothing = ["HEARTH_NOTHING", ""];
+    let printed = shown(40, "ls", nothing);
     assert!(printed.contains("hello") && printed.contains("─────"), "{printed}");
     assert!(printed.contains("http://resize.localhost"), "an address stays whole: {printed}");
+    assert!(printed.contains("\x1b[31mfailing\x1b[0m"), "{printed:?}");
+    for width in [50, 80, 100] {
+        for line in ["ls", "ps", "show resize", "top --once --interval 100ms"] {
+            let printed = shown(width, &format!("{line} --color never"), nothing);
+            assert!(!printed.contains('\x1b'), "{printed:?}");
+            // The facts of a function are not a table.
+            let table = printed.lines().skip(if line.starts_with("show") { 20 } else { 0 });
+            for row in table.map(|row| row.trim_end_matches('\r')) {
+                let is_summary = line.starts_with("top") && row.starts_with("hearth ");
+                assert!(row.chars().count() <= width.into() || is_summary, "{width}: {printed}");
+            }
+        }
+    }
+    assert!(!shown(80, "ls", ["NO_COLOR", "1"]).contains('\x1b'));
+    assert!(shown(80, "ls", ["NO_COLOR", ""]).contains('\x1b'), "an empty one does not count");
+    assert!(!shown(80, "ls", ["TERM", "dumb"]).contains('\x1b'));
+    assert!(shown(80, "show helo", nothing).contains("\x1b[31mhearth:\x1b[0m no function"));
+    assert!(!shown(80, "show --nonsense --color never", nothing).contains('\x1b'));
+}
+
+#[test]
+fn colours_are_where_they_are_wanted() {
+    let daemon = Daemon::start();
+    for arguments in [&["ls"][..], &["show", "resize"], &["logs", "hello"]] {
+        let plain = stdout(&run(&daemon, arguments));
+        assert!(!plain.contains('\x1b'), "a pipe has none: {plain:?}");
+        let colored = stdout(&run(&daemon, &[arguments, &["--color", "always"]].concat()));
+        assert!(colored.contains("\x1b[31m"), "{colored:?}");
+        let bare = ["31", "32", "2"].iter().fold(colored.clone(), |text, code| {
+            text.replace(&format!("\x1b[{code}m"), "").replace("\x1b[0m", "")
+        });
+        assert_eq!(bare, plain, "the words are the same");
+    }
+    let output = run(&daemon, &["show", "helo", "--color=always"]);
+    assert!(stderr(&output).starts_with("\x1b[31mhearth:\x1b[0m no function"));
+}
+
+#[test]
+fn a_verbose_deployment_says_what_is_sent_and_how_long_it_takes() {
+    let daemon = Daemon::start();
+    let folder = Folder::with_source("verbose");
+    fs::write(folder.0.join(".env"), "").expect("write");
+    let flags = ["--env", "SECRET=hidden-value", "--unset-env", "B", "--memory", "64M"];
+    let brief = run(&daemon, &[&["deploy", folder.path()], &flags[..]].concat());
+    assert!(!stderr(&brief).contains("took"), "{}", stderr(&brief));
+    let output = run(&daemon, &[&["deploy", "-v", folder.path()], &flags[..]].concat());
+    let told = stderr(&output);
+    for part in [
+        "1 files of 6B packed to ",
+        ", 1 left out\n",
+        "name         verbose\n",
+        "memory       64M\n",
+        "variables    SECRET\n",
+        "removed      B\n",
+        "build took ",
+        "start took ",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(!told.contains("hidden-value"), "{told}");
+    assert_eq!(stdout(&output), "http://verbose.localhost\n", "the result is the same");
+}
+
+/// Without a terminal a line now and then says that a deployment is still waited for.
+#[test]
+fn a_deployment_that_takes_long_shows_life_in_a_log() {
+    let daemon = Daemon::start();
+    let folder = Folder::with_source("slow");
+    let mut command = program(&daemon.url());
+    command.args(["deploy", folder.path()]).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program runs");
+    let mut told = BufReader::new(child.stderr.take().expect("piped"));
+    let mut line = String::new();
+    while !line.starts_with("waiting: build (") {
+        line.clear();
+        assert!(told.read_line(&mut line).expect("text") > 0, "it ended without a sign of life");
+    }
+    daemon.release();
+    let mut rest = String::new();
+    told.read_to_string(&mut rest).expect("the rest");
+    assert_eq!(child.wait().expect("it ends").code(), Some(65), "{rest}");
 }

@@ -1,6 +1,7 @@
 //! `hearth deploy`: a folder becomes a function.
 
 pub(super) mod name;
+pub(super) mod verbose;
 
 use std::{
     fs::File,
@@ -16,7 +17,8 @@ use model::FunctionName;
 
 use super::{
     Connection, DataDirectory,
-    deployment::{Interrupts, Report, interrupted},
+    deployment::{Interrupts, Report, Told, interrupted},
+    format::size,
     progress::Progress,
     settings::SettingsArguments,
 };
@@ -65,7 +67,11 @@ pub(crate) struct Arguments {
     data: DataDirectory,
 }
 
-pub(crate) async fn run(arguments: Arguments, connection: &Connection) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    arguments: Arguments,
+    connection: &Connection,
+    is_verbose: bool,
+) -> anyhow::Result<()> {
     refuse_no_folder(&arguments.directory)?;
     let project = Project::of(&arguments.directory)?;
     let name = match arguments.name.or(project.name) {
@@ -99,6 +105,13 @@ pub(crate) async fn run(arguments: Arguments, connection: &Connection) -> anyhow
         progress.aside(|| eprintln!("{ENVIRONMENT_FILES}"));
     }
     let bytes = archive.metadata()?.len();
+    if is_verbose {
+        let Summary { files, bytes: plain, left_out, .. } = summary;
+        let (plain, packed) = (size(plain), size(bytes));
+        let lines = format!("{files} files of {plain} packed to {packed}, {left_out} left out\n");
+        let lines = lines + &verbose::told(&name, &request);
+        progress.aside(|| eprint!("{lines}"));
+    }
     let bar = progress.bytes("sending", bytes);
     let archive = bar.wrap_async_read(tokio::fs::File::from_std(archive));
     let sending = client.deploy(&name, &request, Source { archive, bytes });
@@ -115,7 +128,8 @@ pub(crate) async fn run(arguments: Arguments, connection: &Connection) -> anyhow
             });
         }
     };
-    let report = Report::new(&client, &name, arguments.json, progress, interrupts);
+    let told = Told { is_json: arguments.json, is_verbose };
+    let report = Report::new(&client, &name, told, progress, interrupts);
     report.follow(deploying).await
 }
 

@@ -10,7 +10,11 @@ use model::{FunctionName, Plain};
 use output::BuildOutput;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{format::size, out::Out, progress::Progress};
+use super::{
+    format::{micros, size},
+    out::Out,
+    progress::Progress,
+};
 use crate::exit::{Failure, Fatal};
 
 pub(super) fn interrupted(what_now: &str) -> anyhow::Error {
@@ -38,11 +42,21 @@ impl Interrupts {
     }
 }
 
+/// How much is told.
+#[derive(Clone, Copy)]
+pub(super) struct Told {
+    /// On standard output each event, as JSON.
+    pub(super) is_json: bool,
+    /// On standard error what is sent, and how long each step takes.
+    pub(super) is_verbose: bool,
+}
+
 /// Tells what becomes of a deployment.
 pub(super) struct Report<'a> {
     client: &'a Client,
     name: &'a FunctionName,
     is_json: bool,
+    is_verbose: bool,
     progress: Progress,
     interrupts: Interrupts,
     /// None if the daemon does not say what to cancel.
@@ -54,17 +68,31 @@ impl<'a> Report<'a> {
     pub(super) fn new(
         client: &'a Client,
         name: &'a FunctionName,
-        is_json: bool,
+        told: Told,
         progress: Progress,
         interrupts: Interrupts,
     ) -> Self {
-        Self { client, name, is_json, progress, interrupts, id: None, is_cancelled: false }
+        let Told { is_json, is_verbose } = told;
+        Self {
+            client,
+            name,
+            is_json,
+            is_verbose,
+            progress,
+            interrupts,
+            id: None,
+            is_cancelled: false,
+        }
     }
 
     /// Until the deployment serves or has failed.
     pub(super) async fn follow(mut self, deploying: Deploying) -> anyhow::Result<()> {
         let Deploying { id, mut events } = deploying;
         self.id = id;
+        if let Some(id) = self.id.as_ref().filter(|_| self.is_verbose) {
+            self.progress.aside(|| output::print(&format!("deployment {}\n", Plain(id))));
+        }
+        let mut step_now: Option<String> = None;
         let mut out = Out::new();
         let mut build = BuildOutput::default();
         loop {
@@ -79,8 +107,17 @@ impl<'a> Report<'a> {
             if self.is_json {
                 out.json_line(&event)?;
             }
+            let is_step_over = !matches!(event, DeployEvent::Output { .. });
+            if let Some(step) = step_now.take_if(|_| self.is_verbose && is_step_over) {
+                let took = micros(u64::try_from(self.progress.elapsed().as_micros()).unwrap_or(0));
+                self.progress.aside(|| output::print(&format!("{step} took {took}\n")));
+            }
             match event {
-                DeployEvent::Step { step } => self.progress.step(&Plain(&step).to_string()),
+                DeployEvent::Step { step } => {
+                    let step = Plain(&step).to_string();
+                    self.progress.step(&step);
+                    step_now = Some(step);
+                }
                 DeployEvent::Output { .. } if self.is_json => {}
                 DeployEvent::Output { text } => {
                     let lines = build.add(&text);

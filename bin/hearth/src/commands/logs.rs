@@ -10,7 +10,7 @@ use std::{
 use api::LogQuery;
 use client::{Client, ClientError, Lines};
 use logs::CallPart;
-use model::{CallEnd, FunctionName, LogEvent, LogLine, LogSource, PlainLines};
+use model::{CallEnd, FunctionName, LogEvent, LogLine, LogSource, Outcome, PlainLines};
 use seen::Seen;
 use tokio::time::{Instant, sleep};
 
@@ -19,6 +19,7 @@ use super::{
     format::{micros, timestamp},
     out::Out,
 };
+use crate::color::Meaning;
 
 /// How many old lines somebody sees who follows a log, unless they say.
 const FOLLOWED: usize = 100;
@@ -181,14 +182,32 @@ impl Printer {
         } else {
             // Below what an entry says.
             let mark = format!("{:TEXT$}| ", "");
-            writeln!(self.out, "{}", PlainLines { text: &text, mark: &mark })?;
+            let mut text = PlainLines { text: &text, mark: &mark }.to_string();
+            // Everything before that column is ours, and ASCII.
+            if is_trouble(line) && self.out.is_colored() {
+                let word = Meaning::Bad.paint(&text[SOURCE..TEXT]);
+                text.replace_range(SOURCE..TEXT, &word);
+            }
+            writeln!(self.out, "{text}")?;
         }
         Ok(())
     }
 }
 
 /// The column before the one in which entries begin, less the mark's own two.
-const TEXT: usize = 24 + 2 + 8 + 2 + 6;
+const TEXT: usize = SOURCE + 6;
+/// The column in which it says where a line comes from.
+const SOURCE: usize = 24 + 2 + 8 + 2;
+
+fn is_trouble(line: &LogLine) -> bool {
+    match &line.event {
+        LogEvent::Entry { stream, .. } => matches!(stream, LogSource::Error | LogSource::Stderr),
+        LogEvent::Note { .. } => false,
+        LogEvent::End(end) => {
+            end.outcome != Outcome::Served || end.status.is_some_and(|status| status >= 500)
+        }
+    }
+}
 
 fn text(line: &LogLine) -> String {
     // An id begins with the time, so calls that run together differ only in the end of theirs.

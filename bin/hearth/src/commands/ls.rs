@@ -14,17 +14,19 @@ use super::{
 const EXAMPLES: &str = "\
 Examples:
   hearth ls
-  hearth ls --json | jq -r '.[].url'";
+  hearth ls --json | jq -r '.[].url'
+
+Columns that a terminal has no room for are left out; a pipe gets all of them.";
 
 const COLUMNS: &[Column] = &[
-    Column::Text("NAME"),
-    Column::Text("STATE"),
-    Column::Text("RUNTIME"),
-    Column::Number("INSTANCES"),
-    Column::Number("CALLS"),
-    Column::Number("ERRORS"),
-    Column::Number("DEPLOYED"),
-    Column::Text("URL"),
+    Column::text("NAME"),
+    Column::state("STATE"),
+    Column::text("RUNTIME").goes(4),
+    Column::number("INSTANCES").goes(6),
+    Column::number("CALLS").goes(2),
+    Column::number("ERRORS").goes(3),
+    Column::number("DEPLOYED").goes(5),
+    Column::text("URL").goes(1),
 ];
 
 #[derive(clap::Args)]

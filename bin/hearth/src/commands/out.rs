@@ -2,6 +2,8 @@ use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
+use crate::color;
+
 /// Standard output. What `println!` does when nobody reads it any more is panic; this says so in an
 /// error that ends the program in peace.
 pub(crate) struct Out(io::Stdout);
@@ -18,6 +20,11 @@ impl Out {
 
     pub(crate) fn is_terminal(&self) -> bool {
         self.0.is_terminal()
+    }
+
+    /// Whether what is printed has colours.
+    pub(crate) fn is_colored(&self) -> bool {
+        color::is_on(&self.0)
     }
 
     /// Columns of the terminal; none if it is not one.

@@ -19,15 +19,15 @@ Examples:
   hearth ps --json | jq '.[] | select(.function == \"hello\") | .memory_bytes'";
 
 const COLUMNS: &[Column] = &[
-    Column::Text("INSTANCE"),
-    Column::Text("FUNCTION"),
-    Column::Text("RUNTIME"),
-    Column::Text("STATE"),
-    Column::Number("IN-FLIGHT"),
-    Column::Number("CALLS"),
-    Column::Number("AGE"),
-    Column::Number("IDLE"),
-    Column::Number("MEMORY"),
+    Column::text("INSTANCE"),
+    Column::text("FUNCTION").goes(1),
+    Column::text("RUNTIME").goes(5),
+    Column::state("STATE"),
+    Column::number("IN-FLIGHT").goes(4),
+    Column::number("CALLS").goes(3),
+    Column::number("AGE").goes(7),
+    Column::number("IDLE").goes(6),
+    Column::number("MEMORY").goes(2),
 ];
 
 #[derive(clap::Args)]

@@ -6,7 +6,7 @@ use model::FunctionName;
 
 use super::{
     Connection, DataDirectory,
-    deployment::{Interrupts, Report, interrupted},
+    deployment::{Interrupts, Report, Told, interrupted},
     progress::Progress,
     settings::SettingsArguments,
 };
@@ -63,7 +63,11 @@ impl ValueEnum for Key {
     }
 }
 
-pub(crate) async fn run(arguments: Arguments, connection: &Connection) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    arguments: Arguments,
+    connection: &Connection,
+    is_verbose: bool,
+) -> anyhow::Result<()> {
     let name = arguments.name;
     let mut patch = arguments.settings.patch()?;
     patch.reset = arguments.reset.into_iter().map(|key| key.0).collect();
@@ -83,6 +87,7 @@ pub(crate) async fn run(arguments: Arguments, connection: &Connection) -> anyhow
             )));
         }
     };
-    let report = Report::new(&client, &name, arguments.json, progress, interrupts);
+    let told = Told { is_json: arguments.json, is_verbose };
+    let report = Report::new(&client, &name, told, progress, interrupts);
     report.follow(deploying).await
 }

@@ -12,6 +12,7 @@ use super::{
     out::Out,
     table::{Column, Table},
 };
+use crate::color::Meaning;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,12 +22,12 @@ Examples:
 The command at `log` shows what was written since the deployment that serves was asked for.";
 
 const COLUMNS: &[Column] = &[
-    Column::Text("DEPLOYMENT"),
-    Column::Text("STATE"),
-    Column::Text("RUNTIME"),
-    Column::Number("SIZE"),
-    Column::Text("CREATED"),
-    Column::Wrapped("FAILURE"),
+    Column::text("DEPLOYMENT").goes(1),
+    Column::state("STATE"),
+    Column::text("RUNTIME").goes(3),
+    Column::number("SIZE").goes(4),
+    Column::text("CREATED").goes(2),
+    Column::trouble("FAILURE"),
 ];
 
 #[derive(clap::Args)]
@@ -48,7 +49,17 @@ pub(crate) async fn run(arguments: &Arguments, connection: &Connection) -> anyho
         return out.json(&function);
     }
     for (name, value) in facts(&function) {
-        writeln!(out, "{name:<13}{}", Plain(&value))?;
+        let value = Plain(&value).to_string();
+        let meaning = match name {
+            "state" => Meaning::of_state(&value),
+            "trouble" => Some(Meaning::Bad),
+            _ => None,
+        };
+        let value = match meaning.filter(|_| out.is_colored()) {
+            Some(meaning) => meaning.paint(&value),
+            None => value,
+        };
+        writeln!(out, "{name:<13}{value}")?;
     }
     let mut table = Table::new(COLUMNS);
     for deployment in &function.deployments {

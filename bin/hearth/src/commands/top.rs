@@ -22,14 +22,14 @@ Examples:
 Calls, errors and means are those of the interval; functions that were never called are not shown.";
 
 const COLUMNS: &[Column] = &[
-    Column::Text("FUNCTION"),
-    Column::Number("CALLS/S"),
-    Column::Number("ERRORS/S"),
-    Column::Number("MEAN"),
-    Column::Number("IN-FLIGHT"),
-    Column::Number("WAITING"),
-    Column::Number("INSTANCES"),
-    Column::Wrapped("TROUBLE"),
+    Column::text("FUNCTION"),
+    Column::number("CALLS/S"),
+    Column::number("ERRORS/S").goes(2),
+    Column::number("MEAN").goes(3),
+    Column::number("IN-FLIGHT").goes(5),
+    Column::number("WAITING").goes(4),
+    Column::number("INSTANCES").goes(6),
+    Column::trouble("TROUBLE").goes(1),
 ];
 
 const HOME: &str = "\x1b[H";
@@ -166,7 +166,7 @@ fn per_second(count: u64, period: Duration) -> String {
 }
 
 fn draw(out: &mut Out, screen: &Screen, is_once: bool, is_first: bool) -> anyhow::Result<()> {
-    let text = format!("{}\n\n{}", screen.summary, screen.table.render(out));
+    let text = format!("{}\n\n{}", screen.summary, screen.table.fit(out.width(), false));
     match out.size().filter(|_| !is_once) {
         Some((columns, rows)) => {
             // One line less than there are: the cursor's.
