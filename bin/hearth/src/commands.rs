@@ -15,6 +15,7 @@ mod init;
 mod invoke;
 mod logs;
 mod ls;
+mod man;
 mod out;
 mod progress;
 mod ps;
@@ -28,6 +29,7 @@ mod top;
 use std::io::Write;
 
 use client::ClientError;
+pub(crate) use completions::answer as answer_shell;
 pub(crate) use connection::Connection;
 use connection::DataDirectory;
 
@@ -64,6 +66,8 @@ pub(crate) enum Command {
     Restore(backup::RestoreArguments),
     /// Print completions for a shell.
     Completions(completions::Arguments),
+    /// Write the help as manual pages.
+    Man(man::Arguments),
 }
 
 impl Command {
@@ -94,6 +98,7 @@ impl Command {
             Self::Backup(arguments) => backup::back_up(arguments, connection).await,
             Self::Restore(arguments) => backup::restore(&arguments),
             Self::Completions(arguments) => completions::run(&arguments),
+            Self::Man(arguments) => man::run(&arguments),
         }
     }
 }

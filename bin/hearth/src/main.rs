@@ -68,6 +68,8 @@ fn main() -> ExitCode {
         Some(word) if word == supervisor::ARGUMENT => return supervisor::main(),
         _ => {}
     }
+    // A shell that completes a line gets its answer, and the program ends.
+    commands::answer_shell();
     let program = Arguments::command().color(color::When::of_line());
     let arguments = program.clone().try_get_matches();
     let arguments = arguments.and_then(|matches| Arguments::from_arg_matches(&matches));

@@ -550,6 +550,7 @@ fn every_command_has_examples_and_shells_complete_them() {
         "top",
         "rm",
         "completions",
+        "man",
     ] {
         let help = stdout(&run(&daemon, &[command, "--help"]));
         assert!(help.contains(&format!("Examples:\n  hearth {command}")), "{help}");
@@ -557,9 +558,94 @@ fn every_command_has_examples_and_shells_complete_them() {
     }
     let up = stdout(&run(&daemon, &["up", "--help"]));
     assert!(up.contains("0:8080 --public-url https://"), "{up}");
-    for (shell, part) in [("bash", "_hearth()"), ("zsh", "#compdef hearth"), ("fish", "complete")] {
+}
+
+/// What the shells do with their scripts, as far as they are here: `bash` for real.
+#[test]
+fn shells_complete_commands_values_and_names_of_functions() {
+    let daemon = Daemon::start();
+    for (shell, part) in
+        [("bash", "complete -o"), ("zsh", "#compdef hearth"), ("fish", "complete --")]
+    {
         let script = stdout(&run(&daemon, &["completions", shell]));
-        assert!(script.contains(part) && script.contains("invoke"), "{shell}");
+        assert!(script.contains(part) && script.contains("HEARTH_COMPLETE"), "{shell}: {script}");
+    }
+    if !Path::new("/usr/bin/bash").exists() {
+        eprintln!("skipped: no bash on this machine");
+        return;
+    }
+    let program_path = Path::new(env!("CARGO_BIN_EXE_hearth"));
+    let directory = program_path.parent().expect("it is in a directory").display();
+    let script = "source <(hearth completions bash); COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); \
+                  COMP_TYPE=9; _clap_complete_hearth hearth \"${COMP_WORDS[COMP_CWORD]}\" x; \
+                  printf '%s\\n' \"${COMPREPLY[@]}\"";
+    for (words, expected) in [
+        (&["hearth", "dep"][..], "deploy"),
+        (&["hearth", "show", ""], "hello resize --json"),
+        (&["hearth", "logs", "he"], "hello"),
+        (&["hearth", "rm", "hello", "re"], "resize"),
+        (&["hearth", "set", "--reset", "me"], "memory"),
+        (&["hearth", "deploy", "--network", "e"], "egress"),
+        (&["hearth", "init", "--runtime", "py"], "python"),
+        (&["hearth", "ls", "--color", "a"], "auto always"),
+        (&["hearth", "deploy", "--env-"], "--env-file"),
+        (&["hearth", "invoke", "nothing-"], ""),
+    ] {
+        let mut command = Command::new("/usr/bin/bash");
+        command.args(["--norc", "-c", script, "bash"]).args(words).stdin(Stdio::null()).env_clear();
+        command.env("PATH", format!("{directory}:/usr/bin:/bin")).env("HEARTH_URL", daemon.url());
+        let output = command.env("HEARTH_TOKEN", TOKEN).output().expect("bash runs");
+        let found: Vec<_> = String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .map(|line| line.trim().to_owned())
+            .filter(|line| !line.is_empty())
+            .collect();
+        // Flags are offered behind what the word itself may be.
+        let found = found.join(" ");
+        let is_right =
+            if words[2..].contains(&"") { found.starts_with(expected) } else { found == expected };
+        assert!(is_right, "{words:?}: {found}, not {expected}; {}", stderr(&output));
+    }
+}
+
+#[test]
+fn the_unit_of_systemd_is_one() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../contrib/hearth.service");
+    let unit = fs::read_to_string(path).expect("it is there");
+    if !Path::new("/usr/bin/systemd-analyze").exists() {
+        eprintln!("skipped: no systemd-analyze on this machine");
+        return;
+    }
+    // Its program and its manual pages are not installed where the tests run.
+    let lines = unit.lines().filter(|line| !line.starts_with("Documentation="));
+    let unit: String = lines.map(|line| format!("{line}\n")).collect();
+    let unit =
+        unit.replace("/usr/local/bin/hearth up", concat!(env!("CARGO_BIN_EXE_hearth"), " up"));
+    let folder = Folder::new("unit");
+    let file = folder.0.join("hearth.service");
+    fs::write(&file, unit).expect("write");
+    let mut command = Command::new("/usr/bin/systemd-analyze");
+    let output = command.args(["verify", "--man=no"]).arg(&file).output().expect("it runs");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(stderr(&output), "", "and nothing to remark");
+}
+
+#[test]
+fn the_help_is_there_as_manual_pages() {
+    let daemon = Daemon::start();
+    let folder = Folder::new("man");
+    let directory = folder.0.join("man1");
+    let printed = stdout(&run(&daemon, &["man", directory.to_str().expect("plain")]));
+    assert_eq!(printed.lines().count(), fs::read_dir(&directory).expect("made").count());
+    for (page, part) in [
+        ("hearth.1", "hearth\\-deploy"),
+        ("hearth-deploy.1", "\\-\\-env\\-file"),
+        ("hearth-up.1", "\\-\\-listen"),
+        ("hearth-set.1", "\\-\\-reset"),
+    ] {
+        let text = fs::read_to_string(directory.join(page)).expect(page);
+        assert!(text.contains(".TH") && text.contains(part), "{page}: {text}");
+        assert!(!text.contains(TOKEN), "secrets are not shown: {text}");
     }
 }
 

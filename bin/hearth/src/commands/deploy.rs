@@ -12,11 +12,12 @@ use std::{
 use anyhow::Context;
 use api::DeployRequest;
 use archive::{Compression, PackError, PackOptions, Summary};
+use clap_complete::ArgValueCandidates;
 use client::Source;
 use model::FunctionName;
 
 use super::{
-    Connection, DataDirectory,
+    Connection, DataDirectory, completions,
     deployment::{Interrupts, Report, Told, interrupted},
     format::size,
     progress::Progress,
@@ -50,10 +51,10 @@ pub(crate) struct Arguments {
     directory: PathBuf,
     /// What the function is called [default: what hearth.toml says, or like the folder, as it is
     /// written here].
-    #[arg(long)]
+    #[arg(long, add = ArgValueCandidates::new(completions::functions))]
     name: Option<FunctionName>,
     /// The runtime, such as `node` or `python-3.11` [default: told from the source].
-    #[arg(long, value_name = "NAME[-VERSION]")]
+    #[arg(long, value_name = "NAME[-VERSION]", add = ArgValueCandidates::new(completions::runtimes))]
     runtime: Option<String>,
     /// The file that defines the function [default: the runtime's usual names].
     #[arg(long, value_name = "FILE")]

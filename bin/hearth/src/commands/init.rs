@@ -6,9 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use clap_complete::ArgValueCandidates;
 use model::FunctionName;
 
-use super::{deploy::name, out::Out};
+use super::{completions, deploy::name, out::Out};
 use crate::{
     exit::{Failure, Fatal},
     project,
@@ -40,7 +41,7 @@ pub(crate) struct Arguments {
     name: Option<FunctionName>,
     /// The runtime, such as `node` or `python-3.11` [default: told from the source; for an empty
     /// folder node].
-    #[arg(long, value_name = "NAME[-VERSION]")]
+    #[arg(long, value_name = "NAME[-VERSION]", add = ArgValueCandidates::new(completions::runtimes))]
     runtime: Option<String>,
     /// The file that defines the function [default: the runtime's usual names].
     #[arg(long, value_name = "FILE")]

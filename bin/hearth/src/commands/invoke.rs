@@ -5,6 +5,7 @@ mod shown;
 
 use std::{io::Write, time::Duration};
 
+use clap_complete::ArgValueCandidates;
 use client::{
     Client, ClientError, Invocation, Method, Reply,
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
@@ -13,7 +14,7 @@ use model::{CallEnd, FunctionName, Outcome, Plain};
 use shown::Shown;
 use tokio::time::Instant;
 
-use super::{Connection, DataDirectory, format::micros, out::Out};
+use super::{Connection, DataDirectory, completions, format::micros, out::Out};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -33,6 +34,7 @@ bytes as they are. With a status of 400 or more the exit code is 1.";
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// The function.
+    #[arg(add = ArgValueCandidates::new(completions::functions))]
     name: FunctionName,
     #[command(flatten)]
     body: body::BodyArguments,

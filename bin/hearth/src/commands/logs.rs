@@ -8,6 +8,7 @@ use std::{
 };
 
 use api::LogQuery;
+use clap_complete::ArgValueCandidates;
 use client::{Client, ClientError, Lines};
 use logs::CallPart;
 use model::{CallEnd, FunctionName, LogEvent, LogLine, LogSource, Outcome, PlainLines};
@@ -15,7 +16,7 @@ use seen::Seen;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Connection, DataDirectory,
+    Connection, DataDirectory, completions,
     format::{micros, timestamp},
     out::Out,
 };
@@ -52,6 +53,7 @@ entry of its own. --raw prints what was written as it is.";
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// The function.
+    #[arg(add = ArgValueCandidates::new(completions::functions))]
     name: FunctionName,
     /// Go on with new lines as they come, until ctrl-C.
     #[arg(short, long)]

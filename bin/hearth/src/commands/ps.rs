@@ -3,10 +3,11 @@
 use std::io::Write;
 
 use api::InstanceState;
+use clap_complete::ArgValueCandidates;
 use model::FunctionName;
 
 use super::{
-    Connection, DataDirectory,
+    Connection, DataDirectory, completions,
     format::{age_seconds, size},
     out::Out,
     table::{Column, Table},
@@ -34,7 +35,7 @@ const COLUMNS: &[Column] = &[
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// Only instances of these functions.
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = ArgValueCandidates::new(completions::functions))]
     names: Vec<FunctionName>,
     /// Print JSON: an array of instances.
     #[arg(long)]

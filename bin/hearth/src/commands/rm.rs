@@ -2,9 +2,10 @@
 
 use std::io::Write;
 
+use clap_complete::ArgValueCandidates;
 use model::FunctionName;
 
-use super::{Connection, DataDirectory, out::Out, progress::Progress, with_code};
+use super::{Connection, DataDirectory, completions, out::Out, progress::Progress, with_code};
 use crate::exit::complain;
 
 const EXAMPLES: &str = "\
@@ -19,7 +20,7 @@ the daemon finishes the removal that it has begun. All of them are tried; the ex
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// The functions.
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "NAME", add = ArgValueCandidates::new(completions::functions))]
     names: Vec<FunctionName>,
     /// Print JSON: an array of the names that were removed.
     #[arg(long)]

@@ -2,10 +2,11 @@
 
 use api::SettingName;
 use clap::ValueEnum;
+use clap_complete::ArgValueCandidates;
 use model::FunctionName;
 
 use super::{
-    Connection, DataDirectory,
+    Connection, DataDirectory, completions,
     deployment::{Interrupts, Report, Told, interrupted},
     progress::Progress,
     settings::SettingsArguments,
@@ -27,6 +28,7 @@ whose hearth.toml names a setting sets that anew. Prints the URL of the function
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// The function.
+    #[arg(add = ArgValueCandidates::new(completions::functions))]
     name: FunctionName,
     /// A setting that becomes its default: `environment` removes all variables. May be repeated.
     #[arg(long, value_name = "KEY", help_heading = "Settings")]

@@ -1,9 +1,10 @@
 use std::{collections::BTreeMap, fmt::Display, path::PathBuf};
 
 use api::SettingsPatch;
+use clap_complete::ArgValueCandidates;
 use model::{MOST_CONCURRENCY, MOST_INSTANCES, Network};
 
-use super::env_file;
+use super::{completions, env_file};
 use crate::parts::{parse_variable, whole};
 
 /// How the function is served: the flags of [`SettingsPatch`].
@@ -30,7 +31,7 @@ pub(crate) struct SettingsArguments {
     #[arg(long, value_name = "N", value_parser = |text: &str| checked(text, model::parse_cpus_milli))]
     cpus: Option<String>,
     /// What an instance can reach: `egress` (public addresses), `none` or `host`.
-    #[arg(long, value_name = "NETWORK", value_parser = |text: &str| checked(text, str::parse::<Network>))]
+    #[arg(long, value_name = "NETWORK", add = ArgValueCandidates::new(completions::networks), value_parser = |text: &str| checked(text, str::parse::<Network>))]
     network: Option<String>,
     /// Calls at once in one instance.
     #[arg(long, value_name = "N", value_parser = whole(1..=MOST_CONCURRENCY))]

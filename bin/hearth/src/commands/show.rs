@@ -3,10 +3,11 @@
 use std::io::Write;
 
 use api::{Deployment, DeploymentState, Function};
+use clap_complete::ArgValueCandidates;
 use model::{FunctionName, Plain};
 
 use super::{
-    Connection, DataDirectory,
+    Connection, DataDirectory, completions,
     format::{age_since, micros, size, timestamp},
     ls,
     out::Out,
@@ -34,6 +35,7 @@ const COLUMNS: &[Column] = &[
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// The function.
+    #[arg(add = ArgValueCandidates::new(completions::functions))]
     name: FunctionName,
     /// Print JSON: the function.
     #[arg(long)]
