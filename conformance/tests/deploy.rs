@@ -80,6 +80,19 @@ fn remains(platform: &Platform) -> Vec<String> {
 }
 
 on_each_runtime! {
+    fn a_new_folder_can_be_deployed_at_once(flavour: &Flavour) {
+        let platform = Platform::new();
+        let parent = Source::of(&[]);
+        let folder = parent.path().join("begun");
+        let path = folder.to_str().expect("our paths are text");
+        let written = platform.command(&["init", path, "--runtime", &flavour.runtime]);
+        assert_eq!(written.code, Some(0), "{}", written.errors);
+        let deployed = platform.command(&["deploy", path]);
+        assert_eq!(deployed.code, Some(0), "{}", deployed.errors);
+        let reply = platform.call("begun", "/?name=Ada");
+        assert_eq!((reply.status(), reply.text().as_str()), (200, "Hello, Ada!\n"));
+    }
+
     fn a_function_is_deployed_and_called_and_leaves_nothing(flavour: &Flavour) {
         let platform = Platform::new();
         let source = fixture(&flavour.runtime);
@@ -266,6 +279,36 @@ fn settings_change_without_the_source() {
     platform.restart();
     assert_eq!(platform.function("turned")["settings"], after["settings"]);
     assert_eq!(version(&platform, "turned"), "2");
+}
+
+/// Also by what they would be: the code is started before anything changes.
+#[test]
+fn settings_with_which_it_does_not_start_change_nothing() {
+    let platform = Platform::new();
+    let source = Source::of(&match &*Flavour::any().runtime {
+        "node" => [(
+            "index.js",
+            "if (process.env.BROKEN) throw new Error('not today');\n\
+             module.exports = ({ res }) => res.json({ version: process.env.VERSION });",
+        )],
+        _ => [(
+            "main.py",
+            "import os\nif 'BROKEN' in os.environ: raise ValueError('not today')\n\
+             def main(context): return context.res.json({'version': os.environ['VERSION']})",
+        )],
+    });
+    platform.deploy("careful", source.path(), &["--env", "VERSION=good"]);
+    let before = platform.function("careful");
+    let set = platform.command(&["set", "careful", "--env", "BROKEN=1", "--env", "VERSION=bad"]);
+    assert_not_deployed(&set, "not today", "other settings");
+    let after = platform.function("careful");
+    assert_eq!(after["settings"], before["settings"]);
+    assert_eq!(after["active"], before["active"]);
+    assert_eq!(after["deployments"][0]["state"], "failed");
+    assert_eq!(version(&platform, "careful"), "good");
+    let kept = platform.command(&["set", "careful", "--env", "VERSION=better"]);
+    assert_eq!(kept.code, Some(0), "its artifact is still there: {}", kept.errors);
+    assert_eq!(version(&platform, "careful"), "better");
 }
 
 /// Changes that come at once are all made, and none of them gives up a source that is being built.

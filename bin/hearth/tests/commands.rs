@@ -109,7 +109,7 @@ b2        -         node-20.1.0  spare          1      7   3m    0s        -
         "39.1MiB",
         "GREETING",
         "2024-11-20T13:20:00.000Z",
-        "deployment 0193, since ",
+        "deployment 0193, asked for ",
         "hearth logs resize --since 2024-11-20T13:20:00.000Z",
     ] {
         assert!(shown.contains(part), "{part}: {shown}");

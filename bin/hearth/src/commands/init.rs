@@ -138,7 +138,7 @@ fn write(path: &Path, content: &[u8], may_replace: bool) -> anyhow::Result<()> {
         options.create_new(true);
     }
     let written = options.open(path).and_then(|mut file| file.write_all(content));
-    Ok(written.map_err(|error| unwritable(path, &error))?)
+    written.map_err(|error| unwritable(path, &error))
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> anyhow::Error {

@@ -1,12 +1,13 @@
 //! `hearth set`: other settings for what is deployed.
 
-use api::SettingName;
+use api::{DeployRequest, SettingName, SettingsPatch};
 use clap::ValueEnum;
 use clap_complete::ArgValueCandidates;
 use model::FunctionName;
 
 use super::{
     Connection, DataDirectory, completions,
+    deploy::verbose,
     deployment::{Interrupts, Report, Told, interrupted},
     progress::Progress,
     settings::SettingsArguments,
@@ -73,13 +74,17 @@ pub(crate) async fn run(
     let name = arguments.name;
     let mut patch = arguments.settings.patch()?;
     patch.reset = arguments.reset.into_iter().map(|key| key.0).collect();
-    if patch == api::SettingsPatch::default() {
+    if patch == SettingsPatch::default() {
         let message = "nothing to set; `hearth set --help` lists the settings";
         return Err(Fatal::new(Failure::Usage, message).into());
     }
     let client = connection.client(&arguments.data)?;
     let mut interrupts = Interrupts::listen()?;
     let progress = Progress::new();
+    if is_verbose {
+        let request = DeployRequest { settings: patch.clone(), ..DeployRequest::default() };
+        eprint!("{}", verbose::told(&name, &request));
+    }
     progress.step("asking");
     let deploying = tokio::select! {
         deploying = progress.wait(client.set(&name, &patch)) => deploying?,

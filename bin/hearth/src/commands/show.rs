@@ -83,7 +83,7 @@ fn facts(function: &Function) -> Vec<(&'static str, String)> {
     }
     if let Some(active) = &function.active {
         let age = age_since(active.created_at);
-        facts.push(("serves", format!("deployment {}, since {age}", active.id)));
+        facts.push(("serves", format!("deployment {}, asked for {age} ago", active.id)));
         let since = timestamp(active.created_at);
         facts.push(("log", format!("hearth logs {} --since {since}", function.name)));
         facts.push(("runtime", active.runtime.clone()));

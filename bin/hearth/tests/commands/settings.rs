@@ -19,6 +19,7 @@ fn settings_are_set_without_the_source() {
         &[
             "set",
             "hello",
+            "-v",
             "--memory",
             "256M",
             "--env-file",
@@ -35,6 +36,7 @@ fn settings_are_set_without_the_source() {
     );
     assert_eq!(stdout(&output), "http://hello.localhost\n");
     assert!(stderr(&output).contains("hello is active"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("reset        timeout, environment"), "{}", stderr(&output));
     let sent = daemon.seen("PATCH", "/v1/functions/hello/settings");
     let patch: SettingsPatch = serde_json::from_slice(&sent.body).expect("a patch");
     let variable = |name: &str, value: Option<&str>| (name.to_owned(), value.map(str::to_owned));
