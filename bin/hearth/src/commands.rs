@@ -71,7 +71,8 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Runs the command on one thread; a verbose one says more of what it does. A closed pipe behind it is no failure.
+    /// Runs the command on one thread; a verbose one says more of what it does. A closed pipe behind
+    /// it is no failure.
     pub(crate) fn run(self, connection: &Connection, is_verbose: bool) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let outcome = runtime.block_on(self.answer(connection, is_verbose));

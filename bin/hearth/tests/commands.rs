@@ -460,8 +460,11 @@ fn what_others_say_is_shown_and_not_done() {
         &["logs", "hello"],
         &["rm", "hello", "helo"],
         &["deploy", path],
+        &["deploy", "-v", path],
         &["deploy", path, "--name", "bad"],
         &["deploy", path, "--name", "wrong"],
+        &["set", "hello", "-v", "--min", "1"],
+        &["set", "helo", "--min", "1"],
         &["invoke", "hello", "--path", "/fail"],
     ] {
         let output = run(&daemon, arguments);

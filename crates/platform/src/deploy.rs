@@ -158,7 +158,8 @@ impl Wanted {
         let Self { number, newest, replaced_since, removals, stop, cancelled, .. } = self;
         let is_replaced = async {
             // The sender lives in the turn, so this cannot fail.
-            let _ = newest.wait_for(|newest| number.is_some_and(|number| *newest > number)).await;
+            let is_newer = |newest: &u64| number.is_some_and(|number| *newest > number);
+            let _ = newest.wait_for(is_newer).await;
             let since = *replaced_since.get_or_insert_with(Instant::now);
             tokio::time::sleep_until(since + PATIENCE).await;
         };

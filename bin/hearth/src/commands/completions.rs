@@ -68,7 +68,7 @@ pub(super) fn functions() -> Vec<CompletionCandidate> {
 pub(super) fn runtimes() -> Vec<CompletionCandidate> {
     let catalogue = Catalogue::load(None).ok();
     let runtimes = catalogue.into_iter().flat_map(|catalogue| catalogue.runtimes);
-    runtimes.map(|runtime| CompletionCandidate::new(runtime.name)).collect()
+    runtimes.map(|runtime| CompletionCandidate::new(runtime.name.as_str())).collect()
 }
 
 /// What an instance can reach.
