@@ -1,7 +1,7 @@
 //! `hearth completions`: what a shell needs to complete commands.
 //!
 //! The script asks the program itself, so that it knows the functions that there are, and stays right
-//! when the program changes. See `docs/decisions/0023-completion.md`.
+//! when the program changes. See `docs/decisions/0022-completion.md`.
 
 use std::{io::Write, time::Duration};
 
