@@ -212,11 +212,21 @@ fn commands_reach_the_daemon_without_its_port() {
     io::BufRead::read_line(&mut lines, &mut line).expect("a line");
     assert!(!line.is_empty());
     assert_eq!(up.stop(), Some(0));
-    follow.wait().expect("it ends with its daemon");
 
     let gone = command(&data, &["ls"]);
     assert_eq!(gone.status.code(), Some(69), "{}", errors(&gone));
     assert!(errors(&gone).contains("hearth up"), "{}", errors(&gone));
+
+    // Who follows goes on where they were as soon as the daemon is back.
+    let mut up = Up::serving(&data, |_| {});
+    succeeds(&up.command(&["invoke", "local", "--path", "/again"]));
+    while !line.contains("/again") {
+        line.clear();
+        assert_ne!(io::BufRead::read_line(&mut lines, &mut line).expect("a line"), 0, "it goes on");
+    }
+    follow.kill().expect("it runs");
+    follow.wait().expect("our child");
+    assert_eq!(up.stop(), Some(0));
 }
 
 #[test]
