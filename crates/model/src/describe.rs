@@ -3,8 +3,12 @@ pub fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let told = error.to_string();
+        // Some errors tell their cause themselves.
+        if !text.ends_with(&told) {
+            text.push_str(": ");
+            text.push_str(&told);
+        }
         cause = error.source();
     }
     text
@@ -31,6 +35,15 @@ mod tests {
     #[derive(Debug, thiserror::Error)]
     #[error("the disk is full")]
     struct Inner;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("bad query: {0}")]
+    struct Telling(#[source] Inner);
+
+    #[test]
+    fn a_cause_that_was_told_is_not_told_again() {
+        assert_eq!(describe(&Telling(Inner)), "bad query: the disk is full");
+    }
 
     #[test]
     fn causes_follow_what_they_cause() {
