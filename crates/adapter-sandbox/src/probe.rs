@@ -208,7 +208,7 @@ fn network() -> [Finding; 3] {
             "name servers",
             of_root(if servers.is_empty() { Err(other("none".into())) } else { Ok(names) }),
             "instances with the network `egress` can look up names",
-            "list an IPv4 server that is not on the loopback in /etc/resolv.conf",
+            "list an IPv4 server that is not on the loopback in /etc/resolv.conf, and run as root",
         ),
     ]
 }
