@@ -129,7 +129,8 @@ fn with_code(error: anyhow::Error) -> anyhow::Error {
         ClientError::Unreachable { .. } | ClientError::Silent { .. } => Failure::Unavailable,
         ClientError::Token { .. }
         | ClientError::Stranger { .. }
-        | ClientError::OpenDirectory { .. } => Failure::NoPermission,
+        | ClientError::OpenDirectory { .. }
+        | ClientError::OthersDirectory { .. } => Failure::NoPermission,
         ClientError::Refused { .. }
         | ClientError::NotHearth { .. }
         | ClientError::Malformed(_)

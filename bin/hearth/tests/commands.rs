@@ -10,7 +10,7 @@ mod settings;
 use std::{
     fs,
     io::{BufRead, BufReader, Read},
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -240,6 +240,22 @@ fn a_local_daemons_token_is_read_from_its_directory() {
     assert!(stderr(&elsewhere).contains("is another machine's"), "{}", stderr(&elsewhere));
     let sent = daemon.seen("GET", "/v1/functions").headers;
     assert!(!sent.contains_key("authorization"), "a secret of this machine stays on it: {sent:?}");
+}
+
+#[test]
+fn the_data_directory_of_another_user_is_said_to_be_that() {
+    const NOBODY: u32 = 65534;
+    let data = Folder::new("others");
+    fs::set_permissions(&data.0, fs::Permissions::from_mode(0o700)).expect("its owner's");
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can be another user");
+        return;
+    }
+    let mut command = program("");
+    command.env_remove("HEARTH_TOKEN").args(["ls", "--data", data.path()]).uid(NOBODY);
+    let output = command.output().expect("the program runs");
+    assert_eq!(output.status.code(), Some(77), "{}", stderr(&output));
+    assert!(stderr(&output).contains("another user's data directory"), "{}", stderr(&output));
 }
 
 #[test]

@@ -32,6 +32,15 @@ pub enum ClientError {
         /// What the system says.
         reason: String,
     },
+    /// The data directory is another user's.
+    #[error(
+        "{directory} is another user's data directory: run this as that user, or set HEARTH_URL and \
+         HEARTH_TOKEN"
+    )]
+    OthersDirectory {
+        /// The directory.
+        directory: String,
+    },
     /// The daemon speaks no TLS.
     #[error(
         "the daemon at {url} speaks http, not https: write `http://…`, or reach it through a proxy that speaks TLS"

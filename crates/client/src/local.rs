@@ -30,9 +30,13 @@ impl LocalSocket {
     /// true of one connection is true of the next ones.
     pub(crate) fn find(directory: &Path) -> Result<Self, ClientError> {
         let name = directory.join(api::LOCAL_SOCKET);
-        let unreachable = |error: io::Error| ClientError::Unreachable {
-            url: name.display().to_string(),
-            reason: reason(&error),
+        let unreachable = |error: io::Error| match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                ClientError::OthersDirectory { directory: directory.display().to_string() }
+            }
+            _ => {
+                ClientError::Unreachable { url: name.display().to_string(), reason: reason(&error) }
+            }
         };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let flags = i32::try_from(flags.bits()).expect("flags are small");
