@@ -32,6 +32,7 @@ use client::ClientError;
 pub(crate) use completions::answer as answer_shell;
 pub(crate) use connection::Connection;
 use connection::DataDirectory;
+pub(crate) use out::{Out, is_closed_pipe};
 
 use crate::exit::{Failure, Fatal};
 
@@ -71,17 +72,13 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Runs the command on one thread; a verbose one says more of what it does. A closed pipe behind
-    /// it is no failure.
+    /// Runs the command on one thread; a verbose one says more of what it does.
     pub(crate) fn run(self, connection: &Connection, is_verbose: bool) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let outcome = runtime.block_on(self.answer(connection, is_verbose));
         // What is still being packed after an interrupt is of no use to anybody.
         runtime.shutdown_background();
-        match outcome {
-            Err(error) if out::is_closed_pipe(&error) => Ok(()),
-            outcome => outcome.map_err(with_code),
-        }
+        outcome.map_err(with_code)
     }
 
     async fn answer(self, connection: &Connection, is_verbose: bool) -> anyhow::Result<()> {

@@ -1,9 +1,12 @@
 //! `hearth doctor`: what this machine supports, and what to do about the rest.
 
+use std::io::Write;
+
 use adapter_sandbox::{Config, Finding, SandboxAdapter};
 use model::Network;
 
 use crate::{
+    commands::Out,
     exit::{Failure, Fatal},
     parts,
     state::{self, OwnedDirectory},
@@ -39,8 +42,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
                  isolation",
     }));
     let works = matches!(tried, Some(Ok(())));
+    let mut out = Out::new();
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&probe)?);
+        out.json(&probe)?;
     } else {
         for finding in &probe.findings {
             let mark = if finding.is_found { "ok     " } else { "missing" };
@@ -48,9 +52,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
                 "" => String::new(),
                 detail => format!(" ({detail})"),
             };
-            println!("{mark}  {}{detail}\n         {}", finding.what, finding.gives);
+            writeln!(out, "{mark}  {}{detail}\n         {}", finding.what, finding.gives)?;
             if !finding.is_found {
-                println!("         to get it: {}", finding.remedy);
+                writeln!(out, "         to get it: {}", finding.remedy)?;
             }
         }
     }

@@ -8,7 +8,10 @@ use clap::{
 };
 use model::PlainLines;
 
-use crate::color::{self, Meaning};
+use crate::{
+    color::{self, Meaning},
+    commands::is_closed_pipe,
+};
 
 /// What `--help` says about exit codes.
 pub(crate) const HELP: &str = "\
@@ -92,9 +95,12 @@ pub(crate) fn complain(text: &str) {
 /// Stands before lines that somebody else wrote.
 pub(crate) const MARK: &str = "  | ";
 
-/// Prints an error with its causes and picks the code.
+/// Prints an error with its causes and picks the code. A closed pipe behind a command is no failure.
 pub(crate) fn report(outcome: anyhow::Result<()>) -> ExitCode {
     let Err(error) = outcome else { return ExitCode::SUCCESS };
+    if is_closed_pipe(&error) {
+        return ExitCode::SUCCESS;
+    }
     complain(&format!("{error:#}"));
     match error.downcast_ref::<Fatal>() {
         Some(fatal) => ExitCode::from(fatal.failure as u8),

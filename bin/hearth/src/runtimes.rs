@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::Write,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -13,7 +14,10 @@ use model::RuntimeName;
 use rust_embed::RustEmbed;
 use serde::{Deserialize, Serialize};
 
-use crate::exit::{Failure, Fatal};
+use crate::{
+    commands::Out,
+    exit::{Failure, Fatal},
+};
 
 /// Where programs are looked for inside an instance, too.
 pub(crate) const SYSTEM_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -443,15 +447,16 @@ struct Row<'a> {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let catalogue = Catalogue::load(arguments.runtimes.as_deref())?;
     let rows: Vec<Row<'_>> = catalogue.runtimes.iter().map(row).collect();
+    let mut out = Out::new();
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
-        return Ok(());
+        return out.json(&rows);
     }
-    println!("{:<10} {:<32} {:<22} STATUS", "RUNTIME", "OFFERED", "FOUND");
+    writeln!(out, "{:<10} {:<32} {:<22} STATUS", "RUNTIME", "OFFERED", "FOUND")?;
     for Row { name, offered, found, status, runtime, get: _ } in rows {
         let is_ready = status == "ready";
         let hint = if is_ready { String::new() } else { format!(": {}", runtime.advice(None)) };
-        println!("{name:<10} {:<32} {:<22} {status}{hint}", offered.join(" "), found.join(" "));
+        let (offered, found) = (offered.join(" "), found.join(" "));
+        writeln!(out, "{name:<10} {offered:<32} {found:<22} {status}{hint}")?;
     }
     Ok(())
 }

@@ -514,9 +514,14 @@ fn the_environment_does_not_make_arguments_look_required() {
 #[test]
 fn a_closed_pipe_is_no_error() {
     let daemon = Daemon::start();
-    for arguments in
-        [&["ls"][..], &["ps", "--json"], &["completions", "bash"], &["invoke", "hello"]]
-    {
+    for arguments in [
+        &["ls"][..],
+        &["ps", "--json"],
+        &["completions", "bash"],
+        &["invoke", "hello"],
+        &["runtimes"],
+        &["runtimes", "--json"],
+    ] {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);
         let mut command = program(&daemon.url());
@@ -524,6 +529,39 @@ fn a_closed_pipe_is_no_error() {
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", stderr(&output));
         assert_eq!(stderr(&output), "", "{arguments:?}");
     }
+}
+
+/// `doctor` is not among those of the closed pipe, since its code is another on a machine that lacks
+/// something.
+#[test]
+fn a_full_disk_behind_the_output_is_an_error_and_no_panic() {
+    let daemon = Daemon::start();
+    for arguments in
+        [&["ls"][..], &["doctor"], &["doctor", "--json"], &["runtimes"], &["runtimes", "--json"]]
+    {
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("it is there");
+        let mut command = program(&daemon.url());
+        let output = command.args(arguments).stdout(full).output().expect("the program runs");
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains("No space left"), "{arguments:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_folder_for_a_backup_that_does_not_exist_is_said() {
+    let daemon = Daemon::start();
+    let output = run(&daemon, &["backup", "/nonexistent/hearth.tar.zst"]);
+    assert_eq!(output.status.code(), Some(66), "{}", stderr(&output));
+    let told = stderr(&output);
+    assert!(told.contains("there is no folder /nonexistent\n"), "{told}");
+}
+
+#[test]
+fn no_function_is_called_with_connect() {
+    let daemon = Daemon::start();
+    let output = run(&daemon, &["invoke", "hello", "--method", "connect"]);
+    assert_eq!(output.status.code(), Some(64), "{}", stderr(&output));
+    assert!(stderr(&output).contains("CONNECT"), "{}", stderr(&output));
 }
 
 #[test]

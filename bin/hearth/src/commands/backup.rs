@@ -164,7 +164,14 @@ impl Unfinished {
         }
         let mut options = File::options();
         let file = options.write(true).create_new(true).mode(0o600).open(&path);
-        Ok(Self { file: file.with_context(context)?, path })
+        match file {
+            Ok(file) => Ok(Self { file, path }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let folder = path.parent().unwrap_or(&path).display();
+                Err(Fatal::new(Failure::NoInput, format!("there is no folder {folder}")).into())
+            }
+            Err(error) => Err(error).with_context(context),
+        }
     }
 
     fn finish(self, path: &Path) -> anyhow::Result<()> {

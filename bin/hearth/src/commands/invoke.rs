@@ -59,7 +59,12 @@ pub(crate) struct Arguments {
 }
 
 fn parse_method(text: &str) -> Result<Method, String> {
-    text.to_ascii_uppercase().parse().map_err(|_| "not a method such as GET or POST".into())
+    match text.to_ascii_uppercase().parse() {
+        // It would ask the daemon to be a proxy.
+        Ok(Method::CONNECT) => Err("no function can be called with CONNECT".into()),
+        Ok(method) => Ok(method),
+        Err(_) => Err("not a method such as GET or POST".into()),
+    }
 }
 
 fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
