@@ -28,6 +28,7 @@ mod top;
 
 use std::io::Write;
 
+use clap::{error::ErrorKind, parser::ValueSource};
 use client::ClientError;
 pub(crate) use completions::answer as answer_shell;
 pub(crate) use connection::Connection;
@@ -101,6 +102,23 @@ impl Command {
     }
 }
 
+/// Refuses what says how to reach a daemon, for a command that reaches none.
+pub(crate) fn refuse_connection(
+    program: &clap::Command,
+    matches: &clap::ArgMatches,
+) -> Result<(), clap::Error> {
+    let Some((name, of_command)) = matches.subcommand() else { return Ok(()) };
+    let is_typed = |id| of_command.value_source(id) == Some(ValueSource::CommandLine);
+    let Some(given) = ["url", "token"].into_iter().find(|id| is_typed(id)) else { return Ok(()) };
+    let instead = match name {
+        "up" => "; how clients reach the daemon is said with --public-url",
+        _ => "",
+    };
+    let message =
+        format!("`hearth {name}` talks to no daemon, so --{given} means nothing{instead}");
+    Err(program.clone().error(ErrorKind::ArgumentConflict, message))
+}
+
 /// `hearth version`: what `--version` says.
 pub(crate) fn version() -> anyhow::Result<()> {
     let printed = writeln!(out::Out::new(), "hearth {}", env!("CARGO_PKG_VERSION"));
@@ -119,7 +137,8 @@ fn with_code(error: anyhow::Error) -> anyhow::Error {
         | ClientError::NoToken
         | ClientError::Path { .. } => Failure::Usage,
         ClientError::Refused { status: 400 | 422, .. } => Failure::Usage,
-        ClientError::Refused { code, .. } if code == api::NOT_HERE => Failure::Unavailable,
+        // It lacks what was asked for, or is about to end.
+        ClientError::Refused { status: 503, .. } => Failure::Unavailable,
         ClientError::UnknownFunction { .. } | ClientError::Refused { status: 404, .. } => {
             Failure::NoInput
         }

@@ -72,7 +72,13 @@ fn main() -> ExitCode {
     commands::answer_shell();
     let program = Arguments::command().color(color::When::of_line());
     let arguments = program.clone().try_get_matches();
-    let arguments = arguments.and_then(|matches| Arguments::from_arg_matches(&matches));
+    let arguments = arguments.and_then(|matches| {
+        let arguments = Arguments::from_arg_matches(&matches)?;
+        if !matches!(arguments.command, Command::Client(_)) {
+            commands::refuse_connection(&program, &matches)?;
+        }
+        Ok(arguments)
+    });
     let arguments = match arguments {
         Ok(arguments) => arguments,
         Err(error) => return exit::usage(error, program),

@@ -171,7 +171,7 @@ impl Worker {
         let old = &self.limits;
         relimit(worker, Resource::Nofile, old.open_files, limits.open_files)?;
         if !self.has_groups {
-            relimit(worker, Resource::Data, old.memory_bytes, limits.memory_bytes)?;
+            relimit(worker, Resource::Data, data_bytes(old), data_bytes(limits))?;
             relimit(worker, Resource::Nproc, old.pids.into(), limits.pids.into())?;
         }
         Ok(())
@@ -188,11 +188,19 @@ impl Worker {
             (Resource::Nofile, "RLIMIT_NOFILE", self.limits.open_files),
         ];
         if !self.has_groups {
-            resources.push((Resource::Data, "RLIMIT_DATA", self.limits.memory_bytes));
+            resources.push((Resource::Data, "RLIMIT_DATA", data_bytes(&self.limits)));
             resources.push((Resource::Nproc, "RLIMIT_NPROC", self.limits.pids.into()));
         }
         resources
     }
+}
+
+/// What stands in for a limit of memory where no group keeps one. It counts what a process may write
+/// to, used or not, and engines set much of that aside (V8 some 40 MiB), so there is room for it
+/// beside what the function was promised.
+fn data_bytes(limits: &Limits) -> u64 {
+    const SET_ASIDE: u64 = 64 << 20;
+    limits.memory_bytes.saturating_add(SET_ASIDE)
 }
 
 /// Never above what it has already: only the host's root may raise what a process was started with.

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready},
     net::TcpStream,
@@ -61,16 +62,26 @@ impl Client {
     /// sending side `grace` ago.
     ///
     /// A reset shows at once, also within the grace. A client that has closed its sending side may
-    /// still read (`nc`, some proxies); one that has gone altogether looks the same until something
-    /// is sent. So both get the grace, and no more.
+    /// still read (`nc`, some proxies); over TCP, one that has gone altogether looks the same until
+    /// something is sent. So both get the grace, and no more. Over a socket of this machine they
+    /// differ, and who has gone gets none.
     pub async fn gone(&self, grace: Duration) {
         match self.closing().await {
             // Nothing but an error can follow.
-            Ok(ready) if !ready.is_error() => {}
+            Ok(ready) if !ready.is_error() && !self.has_hung_up() => {}
             Ok(_) | Err(_) => return,
         }
         // An error means that the event loop has ended, and with it everything that waits.
         let _ = timeout(grace, self.socket.ready(Interest::ERROR)).await;
+    }
+
+    /// Whether neither side will send any more, which a socket of this machine knows as soon as its
+    /// other end is closed (unix(7)).
+    fn has_hung_up(&self) -> bool {
+        let mut ready = [PollFd::new(&self.socket, PollFlags::empty())];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let polled = rustix::io::retry_on_intr(|| poll(&mut ready, Some(&at_once)));
+        polled.is_ok() && ready[0].revents().contains(PollFlags::HUP)
     }
 
     /// Whether the client has closed its sending side, or its connection broke.
@@ -369,6 +380,20 @@ mod tests {
         assert!(client.give_way(since));
         assert!(InProgress::begin(client.clone()).is_none());
         assert!(!client.give_way(since), "once is enough");
+    }
+
+    #[tokio::test]
+    async fn a_command_that_is_killed_is_gone_at_once_and_one_that_reads_is_not() {
+        let (near, far) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        far.set_nonblocking(true).expect("set");
+        let socket = TcpStream::from_std(std::os::fd::OwnedFd::from(far).into()).expect("a socket");
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let client = Client::new(socket, address, 0, false);
+        near.shutdown(std::net::Shutdown::Write).expect("half-closed");
+        timeout(LONG, client.closing()).await.expect("it shows").expect("an event");
+        assert!(!client.has_hung_up(), "it may still read");
+        drop(near);
+        timeout(LONG, client.gone(ENDLESS)).await.expect("it is gone");
     }
 
     #[tokio::test]

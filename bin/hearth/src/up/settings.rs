@@ -191,6 +191,11 @@ impl Arguments {
             mistakes.push(format!("memory-reserve: {error}"));
             None
         });
+        let half = parts::machine().memory_bytes / 2;
+        if memory_reserve.is_some_and(|reserve| reserve > half) {
+            let half = model::format_size(half);
+            mistakes.push(format!("memory-reserve must be at most half of this machine's: {half}"));
+        }
         let log_bytes = file.log_bytes.as_deref().map(model::parse_size).transpose();
         let log_bytes = log_bytes.unwrap_or_else(|error| {
             mistakes.push(format!("log-bytes: {error}"));
