@@ -4,6 +4,7 @@
 //! program can tell which directories are still somebody's, and removes the others.
 
 use std::{
+    ffi::OsString,
     fs::{self, DirBuilder, File, TryLockError},
     io,
     os::unix::fs::DirBuilderExt,
@@ -94,8 +95,8 @@ pub(crate) fn runtime_parent() -> PathBuf {
     if rustix::process::geteuid().is_root() {
         return "/run/hearth".into();
     }
-    match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(directory) => PathBuf::from(directory).join("hearth"),
+    match absolute(std::env::var_os("XDG_RUNTIME_DIR")) {
+        Some(directory) => directory.join("hearth"),
         None => format!("/tmp/hearth-{}", rustix::process::geteuid().as_raw()).into(),
     }
 }
@@ -105,9 +106,15 @@ pub(crate) fn data_parent() -> PathBuf {
     if rustix::process::geteuid().is_root() {
         return "/var/lib/hearth".into();
     }
-    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_else(std::env::temp_dir);
-    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
+    let home = absolute(std::env::var_os("HOME")).unwrap_or_else(std::env::temp_dir);
+    let data = absolute(std::env::var_os("XDG_DATA_HOME"));
     data.unwrap_or_else(|| home.join(".local/share")).join("hearth")
+}
+
+/// A directory that a variable names. One that is empty or relative counts as not set (XDG Base
+/// Directory Specification, "Basics"): the launcher has another current directory than the program.
+fn absolute(variable: Option<OsString>) -> Option<PathBuf> {
+    variable.map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
 fn is_not_found(error: &anyhow::Error) -> bool {
@@ -142,6 +149,14 @@ mod tests {
         let path = std::env::temp_dir().join(format!("hearth-state-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         path
+    }
+
+    #[test]
+    fn a_variable_names_a_directory_only_by_an_absolute_path() {
+        let named = |value: &str| absolute(Some(value.into()));
+        assert_eq!(absolute(None), None);
+        assert_eq!((named(""), named("run/user")), (None, None));
+        assert_eq!(named("/run/user/1000"), Some("/run/user/1000".into()));
     }
 
     #[test]
