@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, Permissions},
     io::{self, Write},
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread,
@@ -345,6 +345,17 @@ fn a_backup_brings_functions_back() {
     let streamed = up.command(&["backup", "-"]);
     assert!(streamed.status.success() && streamed.stdout.len() > 1000, "{}", errors(&streamed));
 
+    // What is no ordinary file stays what it is; a link leads to what is replaced.
+    let odd = scratch.path().join("odd");
+    let _listener = std::os::unix::net::UnixListener::bind(&odd).expect("a socket");
+    let refused = up.command(&["backup", odd.to_str().expect("text")]);
+    assert_eq!(refused.status.code(), Some(64), "{}", errors(&refused));
+    assert!(fs::metadata(&odd).expect("still there").file_type().is_socket());
+    let link = scratch.path().join("link");
+    symlink(&file, &link).expect("a link");
+    succeeds(&up.command(&["backup", link.to_str().expect("text")]));
+    assert!(fs::symlink_metadata(&link).expect("still there").is_symlink());
+
     let running = up.command(&["restore", path, "--force"]);
     assert_eq!(running.status.code(), Some(69), "{}", errors(&running));
     assert_eq!(up.stop(), Some(0));
@@ -427,8 +438,12 @@ fn functions_can_be_removed_from_a_full_disk() {
     succeeds(&up.command(&["rm", "second"]));
     assert_eq!(up.stop(), Some(0));
     disk.fill();
+    // A start on a full disk takes the reserve; the first removal makes it again for the next one.
     let mut up = Up::serving(&data, |_| {});
     succeeds(&up.command(&["invoke", "third"]));
+    succeeds(&up.command(&["rm", "third"]));
+    let reserve = fs::metadata(data.join("reserve")).expect("kept");
+    assert!(reserve.len() > 0, "there is room for the next removal");
     assert_eq!(up.stop(), Some(0));
     fs::remove_file(disk.0.path().join("filler")).expect("removed");
     drop(up);

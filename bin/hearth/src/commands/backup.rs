@@ -78,14 +78,34 @@ pub(crate) async fn back_up(
             None => directly(&directory, &mut out).map(drop),
         };
     }
-    let file = Unfinished::beside(&arguments.file)?;
+    let path = whole_path(&arguments.file)?;
+    let file = Unfinished::beside(&path)?;
     match client {
         Some(client) => download(&client, &file.file).await?,
         None => drop(directly(&directory, &file.file)?),
     }
-    file.finish(&arguments.file)?;
+    file.finish(&path)?;
     eprintln!("backed up to {}", arguments.file.display());
     Ok(())
+}
+
+/// Where a backup goes: an ordinary file, through links to it. A rename would put a file in the place
+/// of anything else, such as a device that the whole machine uses.
+fn whole_path(file: &Path) -> anyhow::Result<PathBuf> {
+    let path = match fs::canonicalize(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(paths::to_absolute(file)?);
+        }
+        path => path.with_context(|| format!("could not look at {}", file.display()))?,
+    };
+    if path.is_file() {
+        return Ok(path);
+    }
+    let message = format!(
+        "{} is not an ordinary file; name one, or pipe the backup of `hearth backup -`",
+        file.display()
+    );
+    Err(Fatal::new(Failure::Usage, message).into())
 }
 
 fn is_unreachable(error: &anyhow::Error) -> bool {
@@ -150,10 +170,9 @@ struct Unfinished {
 
 impl Unfinished {
     fn beside(path: &Path) -> anyhow::Result<Self> {
-        let absolute = paths::to_absolute(path)?;
-        let mut name = absolute.file_name().unwrap_or_default().to_owned();
+        let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".part");
-        let path = absolute.with_file_name(name);
+        let path = path.with_file_name(name);
         let context = || format!("could not make {}", path.display());
         // What an earlier attempt has left. Made anew, so that it has nobody else's mode.
         match fs::remove_file(&path) {
