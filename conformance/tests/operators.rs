@@ -432,6 +432,10 @@ fn functions_can_be_removed_from_a_full_disk() {
     assert_eq!(up.stop(), Some(0));
     let mut up = Up::serving(&data, |_| {});
     disk.fill();
+    // A copy of the catalog has no room: whoever asks for a backup is told.
+    let refused = up.command(&["backup", "-"]);
+    assert_eq!(refused.status.code(), Some(1), "{}", errors(&refused));
+    assert!(errors(&refused).contains("full"), "{}", errors(&refused));
     succeeds(&up.command(&["rm", "first"]));
     succeeds(&up.command(&["invoke", "second"]));
     disk.fill();

@@ -1,8 +1,8 @@
 //! Room on the disk that is kept for making room.
 //!
 //! The catalog needs a few pages to say that a function is gone, before anything of the function is
-//! removed. On a full disk these are in a file without content, which is removed first and made again
-//! when there is room.
+//! removed. On a full disk these are in a file without content, which is emptied first and filled
+//! again when there is room.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -79,8 +79,13 @@ impl Reserve {
     }
 
     /// Gives the room away. Whether there was any.
+    ///
+    /// The file stays, empty: a daemon that starts on the full disk then knows that there is to be a
+    /// reserve, and makes it again from the first room there is.
     pub(crate) fn give_up(&self) -> bool {
-        fs::remove_file(&self.path).is_ok()
+        let had_room = fs::metadata(&self.path).is_ok_and(|found| found.len() > 0);
+        let emptied = OpenOptions::new().write(true).truncate(true).open(&self.path);
+        had_room && emptied.is_ok()
     }
 }
 
@@ -114,6 +119,8 @@ mod tests {
         let file = File::open(data.join("reserve")).expect("there is room on a test's disk");
         assert_eq!(file.metadata().expect("there").len(), BYTES);
         assert!(reserve.give_up() && !reserve.give_up());
+        let later = Reserve::of(&data);
+        assert!(later.is_known.load(Ordering::Relaxed), "whoever starts next makes it again");
         allocate(&File::create(data.join("other")).expect("made"), LEAST).expect("in either way");
         fs::remove_dir_all(&data).expect("removed");
     }

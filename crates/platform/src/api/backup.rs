@@ -7,7 +7,7 @@ use std::{
 use axum::{
     body::Body,
     extract::State,
-    http::header::CONTENT_TYPE,
+    http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -23,12 +23,13 @@ use crate::backup;
 const WINDOW: usize = 4;
 const PIECE: usize = 256 << 10;
 
-/// Streams a backup. If it fails on the way, so does the connection: a reply that ends is whole.
+/// Streams a backup. If it fails before there is anything to send, the reply says why; if it fails on
+/// the way, so does the connection: a reply that ends is whole.
 pub(super) async fn backup(State(shared): State<Shared>) -> Result<Response, Refusal> {
     let busy = || Refusal::busy("Another backup is being made.");
     let place = shared.platform.backups.clone().try_acquire_owned().map_err(|_| busy())?;
     let platform = shared.platform.clone();
-    let (sender, receiver) = channel(WINDOW);
+    let (sender, mut receiver) = channel(WINDOW);
     shared.platform.tasks.spawn_blocking(move || {
         let _place = place;
         let mut pieces = Pieces { sender: sender.clone(), gathered: Vec::new() };
@@ -42,7 +43,15 @@ pub(super) async fn backup(State(shared): State<Shared>) -> Result<Response, Ref
             }
         }
     });
-    Ok(([(CONTENT_TYPE, "application/zstd")], Body::from_stream(Stored(receiver))).into_response())
+    let first = match receiver.recv().await {
+        Some(Err(error)) => {
+            let (status, why) = (StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+            return Err(Refusal::new(status, "failed", why));
+        }
+        first => first,
+    };
+    let body = Body::from_stream(Stored { first, receiver });
+    Ok(([(CONTENT_TYPE, "application/zstd")], body).into_response())
 }
 
 type Piece = io::Result<Bytes>;
@@ -72,12 +81,19 @@ impl Write for Pieces {
     }
 }
 
-struct Stored(Receiver<Piece>);
+/// What is sent: the first piece, which was waited for, and then the others.
+struct Stored {
+    first: Option<Piece>,
+    receiver: Receiver<Piece>,
+}
 
 impl Stream for Stored {
     type Item = Piece;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Piece>> {
-        self.0.poll_recv(cx)
+        match self.first.take() {
+            Some(first) => Poll::Ready(Some(first)),
+            None => self.receiver.poll_recv(cx),
+        }
     }
 }
