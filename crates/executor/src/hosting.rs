@@ -77,13 +77,19 @@ impl Inner {
         };
         self.with_state(|state| state.pool.ended(instance, Instant::now()));
         let exit = running.gone().await;
-        info!(function = revision.label, instance = %running.id, why, ?exit, "an instance ended");
-        self.with_state(|state| {
+        let was_asked = self.with_state(|state| {
             let hosted = state.instances.remove(&instance);
             let was_asked = hosted.is_none_or(|hosted| hosted.is_stopped);
             let own_end = if was_asked { None } else { crate::service::own_end(exit) };
             state.pool.removed(instance, own_end, Instant::now());
+            was_asked
         });
+        // How it died is no news where it was told to end.
+        if was_asked {
+            info!(function = revision.label, instance = %running.id, "an instance was stopped");
+        } else {
+            info!(function = revision.label, instance = %running.id, why, ?exit, "an instance ended");
+        }
         self.touched.notify_one();
     }
 
