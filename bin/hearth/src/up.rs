@@ -70,7 +70,9 @@ async fn up(settings: Settings, stop: &CancellationToken) -> anyhow::Result<()> 
         info!("finished to restore a backup");
     }
     let token = Token::load_or_create(&data.join("token")).map_err(|error| match error {
-        TokenError::Exposed { .. } => Fatal::new(Failure::NoPermission, error.to_string()).into(),
+        TokenError::Exposed { .. } | TokenError::Foreign { .. } | TokenError::NoFile(_) => {
+            Fatal::new(Failure::NoPermission, error.to_string()).into()
+        }
         error => anyhow::Error::new(error),
     })?;
     let spans = spans_from_environment()?;

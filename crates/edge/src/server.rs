@@ -58,6 +58,9 @@ pub struct ServerLimits {
     pub drain_timeout: Duration,
 }
 
+/// The most connections at once through a socket of this machine.
+const NEAR_CONNECTIONS: usize = 64;
+
 impl Default for ServerLimits {
     fn default() -> Self {
         Self {
@@ -131,6 +134,7 @@ impl Server {
             handler,
             limits,
             room: Room::new(limits.connections.max(1)),
+            near: Room::new(NEAR_CONNECTIONS),
             graceful: Some(graceful),
             tasks: JoinSet::new(),
         };
@@ -154,6 +158,9 @@ struct Connections<H> {
     handler: Arc<H>,
     limits: ServerLimits,
     room: Arc<Room>,
+    /// For those of this machine: whoever fills all places of the port must not keep its operator
+    /// out.
+    near: Arc<Room>,
     /// Tells connections when to end. None once it has: those that come then are late.
     graceful: Option<GracefulShutdown>,
     tasks: JoinSet<()>,
@@ -170,39 +177,57 @@ impl<H: Handler> Connections<H> {
         // one always nearer, none of those that come and go with each request does.
         let mut nearest = tokio::time::interval(Duration::from_millis(500));
         // Accepted, and without a place: only then is it known that somebody must give way.
-        let mut waiting = None;
+        let (mut waiting, mut waiting_near) = (None, None);
+        let (room, near) = (self.room.clone(), self.near.clone());
         tokio::pin!(stop);
         loop {
             tokio::select! {
                 () = &mut stop => break,
                 _ = nearest.tick() => {}
                 Some(_) = self.tasks.join_next() => {}
-                () = self.room.idle(), if waiting.is_some() => {}
-                accepted = next(listener, local), if waiting.is_none() => match accepted {
-                    Ok(accepted) => waiting = Some(accepted),
-                    Err(error) => {
-                        // Out of descriptors, most likely: some must be freed first.
-                        warn!(%error, "could not accept a connection");
-                        self.room.make_way();
-                        tokio::time::sleep(Duration::from_millis(20)).await;
-                    }
-                },
+                () = room.idle(), if waiting.is_some() => {}
+                () = near.idle(), if waiting_near.is_some() => {}
+                accepted = listener.accept(), if waiting.is_none() => {
+                    waiting = self.accepted(accepted).await;
+                }
+                accepted = next_near(local), if waiting_near.is_none() => {
+                    waiting_near = self.accepted(accepted).await;
+                }
             }
-            if waiting.is_some() && !self.room.has_place() {
+            self.seat(&mut waiting, &room);
+            self.seat(&mut waiting_near, &near);
+        }
+    }
+
+    async fn accepted(&self, accepted: io::Result<Accepted>) -> Option<Accepted> {
+        match accepted {
+            Ok(accepted) => Some(accepted),
+            Err(error) => {
+                // Out of descriptors, most likely: some must be freed first.
+                warn!(%error, "could not accept a connection");
                 self.room.make_way();
-            } else if let Some((socket, address)) = waiting.take() {
-                self.serve(socket, address);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                None
             }
         }
     }
 
-    fn serve(&mut self, socket: TcpStream, address: SocketAddr) {
+    /// Serves a connection that waits, if there is a place for it.
+    fn seat(&mut self, waiting: &mut Option<Accepted>, room: &Arc<Room>) {
+        if waiting.is_some() && !room.has_place() {
+            room.make_way();
+        } else if let Some((socket, address)) = waiting.take() {
+            self.serve(socket, address, room);
+        }
+    }
+
+    fn serve(&mut self, socket: TcpStream, address: SocketAddr, room: &Arc<Room>) {
         // Replies are written as a whole; waiting for more to send would only delay them.
         let _ = socket.set_nodelay(true);
         let is_late = self.graceful.is_none();
-        let client = Arc::new(Client::new(socket, address, self.room.now(), is_late));
-        let place = self.room.enter(client.clone());
-        let stream = ClientStream::new(client.clone(), self.room.clone(), &self.limits);
+        let client = Arc::new(Client::new(socket, address, room.now(), is_late));
+        let place = room.enter(client.clone());
+        let stream = ClientStream::new(client.clone(), room.clone(), &self.limits);
         let handler = self.handler.clone();
         let service = service_fn(move |request| answer(handler.clone(), client.clone(), request));
         let connection = http1::Builder::new()
@@ -228,15 +253,14 @@ impl<H: Handler> Connections<H> {
     }
 }
 
-/// The next connection, wherever it comes from.
-async fn next(
-    listener: &TcpListener,
-    local: Option<&LocalListener>,
-) -> io::Result<(TcpStream, SocketAddr)> {
-    let Some(local) = local else { return listener.accept().await };
-    tokio::select! {
-        accepted = listener.accept() => accepted,
-        accepted = local.accept() => accepted,
+/// A connection that nobody serves yet.
+type Accepted = (TcpStream, SocketAddr);
+
+/// The next connection of this machine.
+async fn next_near(local: Option<&LocalListener>) -> io::Result<Accepted> {
+    match local {
+        Some(local) => local.accept().await,
+        None => std::future::pending().await,
     }
 }
 

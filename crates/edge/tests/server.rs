@@ -10,11 +10,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use edge::{Bodies, BodyLimits, Client, Handler, ReplyBody, Sender, Server, ServerLimits};
+use edge::{
+    Bodies, BodyLimits, Client, Handler, LocalListener, ReplyBody, Sender, Server, ServerLimits,
+};
 use hyper::{Request, Response, StatusCode, body::Incoming};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UnixStream},
     sync::{Notify, Semaphore},
     task::JoinHandle,
     time::timeout,
@@ -76,7 +78,15 @@ struct Lab {
 
 impl Lab {
     async fn new(limits: ServerLimits) -> Self {
+        Self::with(limits, None).await
+    }
+
+    async fn with(limits: ServerLimits, local: Option<LocalListener>) -> Self {
         let server = Server::bind(([127, 0, 0, 1], 0).into(), limits).await.expect("a free port");
+        let server = match local {
+            Some(local) => server.with_local(local),
+            None => server,
+        };
         let address = server.address().expect("an address");
         let (bodies, permits) = (Bodies::new(BodyLimits::default()), Semaphore::new(0));
         let handler = Hello { bodies, permits, answered: 0.into(), running: 0.into() };
@@ -115,7 +125,7 @@ impl Lab {
 }
 
 /// Reads one response.
-async fn one_of(client: &mut TcpStream) -> String {
+async fn one_of(client: &mut (impl AsyncRead + Unpin)) -> String {
     let mut bytes = Vec::new();
     let reading = async {
         while !bytes.ends_with(b"hello") {
@@ -132,6 +142,27 @@ async fn rest_of(client: &mut TcpStream) -> String {
     // A reset is an end, too.
     let _ = timeout(LONG, client.read_to_string(&mut text)).await.expect("an end");
     text
+}
+
+/// Whoever fills the port must not keep the operator out.
+#[tokio::test]
+async fn a_full_port_leaves_places_for_this_machine() {
+    let place = std::env::temp_dir().join(format!("hearth-edge-near-{}", std::process::id()));
+    std::fs::create_dir_all(&place).expect("made");
+    let local = LocalListener::bind(&place, "a.sock").expect("bound");
+    let limits = ServerLimits { connections: 2, ..ServerLimits::default() };
+    let lab = Lab::with(limits, Some(local)).await;
+    let mut others = Vec::new();
+    for _ in 0..10 {
+        others.push(lab.send(HELD).await);
+    }
+    lab.until_running(2).await;
+    for _ in 0..3 {
+        let mut near = UnixStream::connect(place.join("a.sock")).await.expect("connect");
+        near.write_all(GET.as_bytes()).await.expect("send");
+        one_of(&mut near).await;
+    }
+    std::fs::remove_dir_all(&place).expect("removed");
 }
 
 #[tokio::test]

@@ -1,10 +1,7 @@
-use std::{
-    fs,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use client::{Client, Token};
+use platform::TokenError;
 
 use crate::{
     exit::{Failure, Fatal},
@@ -94,11 +91,9 @@ impl Connection {
 /// that others can read proves nothing.
 fn token_in(directory: &Path) -> anyhow::Result<Option<Token>> {
     let path = directory.join("token");
-    let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
-    let mode = fs::metadata(&path).map_or(0, |found| found.mode() & 0o7777);
-    if mode & 0o077 != 0 {
-        let message = platform::TokenError::Exposed { path, mode }.to_string();
-        return Err(Fatal::new(Failure::NoPermission, message).into());
+    match platform::Token::text_of(&path) {
+        Ok(text) => Ok(Token::new(&text).ok()),
+        Err(TokenError::File { .. }) => Ok(None),
+        Err(error) => Err(Fatal::new(Failure::NoPermission, error.to_string()).into()),
     }
-    Ok(Token::new(&text).ok())
 }
