@@ -12,8 +12,9 @@ setup: ## Install what is missing on this machine: interpreters and tools
 build: ## Build the program: target/release/hearth
 	cargo build --release --package hearth
 
-run: setup build ## Start the platform, deploy two examples, call them; stays up (ONCE=1 stops)
-	@scripts/run.sh
+run: setup ## Start the platform, deploy two examples, call them; stays up (ONCE=1 stops)
+	cargo build --profile quick --package hearth
+	@HEARTH=target/quick/hearth scripts/run.sh
 
 test: setup lint unit runtimes conformance ## Everything that can be tested
 

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-hearth=target/release/hearth
+hearth=${HEARTH:-target/release/hearth}
 work=$(mktemp --directory)
 daemon=
 stop() {

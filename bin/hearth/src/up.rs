@@ -261,6 +261,11 @@ fn announce(address: SocketAddr, data: &Path, adapter: &Chosen, instances: u32) 
     for weakness in adapter.weaknesses().into_iter().chain(adapter.overcommitment(instances)) {
         eprintln!("note: {weakness}");
     }
+    if rustix::process::geteuid().is_root() {
+        eprintln!(
+            "note: a deploy's install step runs as root on this host, so whoever has the token is root"
+        );
+    }
     let text = format!(
         "listening on http://{address}\ndata and token in {}\ndeploy a function: hearth deploy DIR\n",
         data.display()
