@@ -18,7 +18,7 @@ mod table;
 mod tests;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     time::Duration,
 };
 
@@ -46,8 +46,8 @@ pub(crate) struct Pool {
     starved: VecDeque<ServiceKey>,
     /// Since when fewer places are left than are kept for functions that have none.
     short_since: Option<Instant>,
-    /// Services whose next attempt is not due.
-    backing_off: HashSet<ServiceKey>,
+    /// Services whose next attempt is not due; in order, so that a history always goes the same way.
+    backing_off: BTreeSet<ServiceKey>,
     next_key: u64,
     orders: Vec<Order>,
 }
@@ -63,7 +63,7 @@ impl Pool {
             waiting: 0,
             starved: VecDeque::new(),
             short_since: None,
-            backing_off: HashSet::new(),
+            backing_off: BTreeSet::new(),
             next_key: 0,
             orders: Vec::new(),
         }
