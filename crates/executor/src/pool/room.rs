@@ -193,7 +193,8 @@ impl Pool {
         }
     }
 
-    /// A service that wants a place and finds none is owed one by whoever has two more or more.
+    /// A service that wants a place and finds none is owed one by whoever has two more or more. It
+    /// stays owed when that service is gone: whoever comes next waits for it instead of for another.
     fn share(&mut self, service: ServiceKey) {
         // One for each that waits; the service itself may not be noted yet.
         let is_noted = self.services.get(&service).is_some_and(|known| known.is_starved);

@@ -47,15 +47,73 @@ proptest! {
 
     #[test]
     fn promises_hold_in_every_history(steps in steps()) {
-        let mut world = World::new();
-        for step in &steps {
+        live_through(&steps);
+    }
+}
+
+/// Takes the steps, checks after each, and brings everything to its end.
+fn live_through(steps: &[Step]) {
+    let mut world = World::new();
+    for step in steps {
+        world.take(step);
+        world.check_hope();
+    }
+    world.retire_all();
+    world.finish();
+    world.check_empty();
+}
+
+/// Two services are owed a place of a third's, and are gone before its calls have ended: the shortest
+/// history in which more places were owed than there were services.
+fn two_places_owed() -> [Step; 14] {
+    let register =
+        |concurrency, min, max| Step::Register { concurrency, min, max, is_single_use: false };
+    let [busy, second, third] = [0, 1, 2];
+    [
+        // Three of the four places, and as many calls as they can run.
+        register(2, 0, 3),
+        Step::Call(busy),
+        Step::Release { which: 0, ended: Ended::Served },
+        Step::Call(busy),
+        Step::Call(busy),
+        Step::Call(busy),
+        // Wants two places and finds one.
+        register(1, 2, 2),
+        Step::Started(0),
+        Step::Call(busy),
+        Step::Started(0),
+        Step::Call(second),
+        // Finds none, since the one that failed to start is tried again.
+        register(1, 0, 1),
+        Step::Failed(1),
+        Step::Warm(third),
+    ]
+}
+
+#[test]
+fn more_places_may_be_owed_than_services_are_left() {
+    live_through(&two_places_owed());
+}
+
+/// Whoever comes next waits for the places that are owed already; no other becomes owed for it.
+#[test]
+fn a_place_stays_owed_when_whoever_waited_is_gone() {
+    let mut world = World::new();
+    let mut take = |steps: &[Step]| {
+        for step in steps {
             world.take(step);
             world.check_hope();
         }
-        world.retire_all();
-        world.finish();
-        world.check_empty();
-    }
+        world.owed()
+    };
+    assert_eq!(take(&two_places_owed()), 2);
+    assert_eq!(take(&[Step::Close(2), Step::Close(1), Step::Failed(0), Step::Wait(0)]), 2);
+    // One takes the place that is left. The next one waits for those that are owed.
+    let register = || Step::Register { concurrency: 1, min: 0, max: 1, is_single_use: false };
+    assert_eq!(take(&[register(), Step::Call(1), register(), Step::Call(2)]), 2);
+    world.retire_all();
+    world.finish();
+    world.check_empty();
 }
 
 /// The longest call of the hosts below, in milliseconds.

@@ -45,6 +45,10 @@ pub(super) struct World {
     was_closed: BTreeSet<ServiceKey>,
     /// Starts of the last step: of services that had no instance, and of others.
     starts: [u32; 2],
+    /// Services that wanted a place before the last step, in it or after it.
+    hungry: BTreeSet<ServiceKey>,
+    /// Places that were owed after the last step.
+    owed: u32,
 }
 
 fn pick<T: Copy>(list: &[T], which: usize) -> Option<T> {
@@ -76,12 +80,15 @@ impl World {
             owner: BTreeMap::new(),
             was_closed: BTreeSet::new(),
             starts: [0; 2],
+            hungry: BTreeSet::new(),
+            owed: 0,
         }
     }
 
     /// Has a step happen, if it can, and compares.
     pub(super) fn take(&mut self, step: &Step) {
         self.starts = [0; 2];
+        self.hungry = self.pool.starved.iter().copied().collect();
         match *step {
             Step::Register { concurrency, min, max, is_single_use } => {
                 let concurrency = if is_single_use { 1 } else { concurrency };
@@ -145,6 +152,7 @@ impl World {
         self.obey();
         self.check();
         self.check_reserve();
+        self.check_debts();
         if matches!(step, Step::Wait(_)) {
             self.check_shares();
         }
@@ -205,6 +213,7 @@ impl World {
                     let has_others = self.live_of(service) > 0;
                     self.starts[usize::from(has_others)] += 1;
                     self.starting.push(instance);
+                    self.hungry.insert(service);
                 }
                 Order::Stop { instance } => self.stop(instance),
                 Order::Grant { call, instance } => {
@@ -310,11 +319,24 @@ impl World {
         }
     }
 
+    /// Places that are owed and not yet free.
+    pub(super) fn owed(&self) -> u32 {
+        small(self.pool.instances.values().filter(|slot| slot.owes()).count())
+    }
+
+    /// A place becomes owed only while fewer are owed than services want one, or than are kept. It
+    /// stays owed when those services are gone, so the number is compared only when it grows.
+    fn check_debts(&mut self) {
+        self.hungry.extend(&self.pool.starved);
+        let owed = self.owed();
+        let needed = small(self.hungry.len()).max(LIMITS.reserve);
+        let before = std::mem::replace(&mut self.owed, owed);
+        assert!(owed <= before.max(needed), "{owed} places are owed, {needed} are needed");
+    }
+
     /// Who has two places more than somebody who waits for one owes one.
     fn check_shares(&self) {
-        let owed = self.pool.instances.values().filter(|slot| slot.owes());
-        let owed = small(owed.count());
-        assert!(owed <= small(self.services.len()));
+        let owed = self.owed();
         for service in &self.pool.starved {
             let own = self.live_of(*service);
             let may_owe = |(other, policy): (&ServiceKey, &Policy)| {
@@ -350,10 +372,11 @@ impl World {
 
     pub(super) fn retire_all(&mut self) {
         for service in self.services.keys().copied().collect::<Vec<_>>() {
-            self.retired.insert(service);
-            self.pool.retire(service, self.now);
+            // Those that were retired before may be gone by now.
+            if let Some(which) = self.services.keys().position(|other| *other == service) {
+                self.take(&Step::Retire(which));
+            }
         }
-        self.obey();
     }
 
     /// Everything under way comes to its end.
