@@ -158,7 +158,8 @@ pub(crate) fn restore(arguments: &RestoreArguments) -> anyhow::Result<()> {
         }
         RestoreError::Files { .. } => error.into(),
     })?;
-    eprintln!("restored {functions} functions to {}; `hearth up` serves them", directory.display());
+    let (noun, them) = if functions == 1 { ("function", "it") } else { ("functions", "them") };
+    eprintln!("restored {functions} {noun} to {}; `hearth up` serves {them}", directory.display());
     Ok(())
 }
 
