@@ -157,11 +157,13 @@ async fn the_python_worker_says_hello_either_way(lab: Lab) -> Outcome {
             connection.read_exact(&mut length).expect("a length");
             let mut frame = vec![0; usize::try_from(u32::from_be_bytes(length)).expect("fits")];
             connection.read_exact(&mut frame).expect("a frame");
-            frame
+            (frame, connection)
         });
-        hellos.insert(hello.await.expect("no panic"));
+        let (hello, connection) = hello.await.expect("no panic");
+        hellos.insert(hello);
         assert_eq!(lab.forked().len(), usize::from(is_forked));
-        // Its host is gone.
+        // Its host is gone, which ends it.
+        drop(connection);
         let exit = lab.adapter.wait(&spec.id).await.expect("wait");
         assert_eq!(exit.status, ExitStatus::Code(0));
         lab.stop(&spec.id).await;
