@@ -272,8 +272,7 @@ pub fn restore(
 }
 
 /// Finishes what a restore that was interrupted has begun to put in place, and removes what one has
-/// not got that far with. Whether there was
-/// anything to finish.
+/// not got that far with. Whether there was anything to finish.
 fn finish_restore(data: &Path) -> Result<bool, RestoreError> {
     let stage = data.join(STAGE);
     if !stage.join(COMPLETE).exists() {

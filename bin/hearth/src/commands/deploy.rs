@@ -40,8 +40,9 @@ Examples:
 Prints the URL of the function. What hearth.toml in the folder says is used, where no flag says
 otherwise; `hearth init` writes one. Settings that neither gives stay as they are; `hearth set` changes
 them without sending the source. Not sent: hearth.toml, .env, .env.*, .git, .hg, .svn, __pycache__,
-.venv, node_modules beside a package.json, and what .hearthignore names (without one, .gitignore). What served before serves until the new code is
-ready, and goes on if that fails. Ctrl-C cancels the deployment and says what became of it.";
+.venv, node_modules beside a package.json, and what .hearthignore names (without one, .gitignore).
+What served before serves until the new code is ready, and goes on if that fails. Ctrl-C cancels the
+deployment and says what became of it.";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]

@@ -55,8 +55,7 @@ pub(super) struct Told {
 pub(super) struct Report<'a> {
     client: &'a Client,
     name: &'a FunctionName,
-    is_json: bool,
-    is_verbose: bool,
+    told: Told,
     progress: Progress,
     interrupts: Interrupts,
     /// None if the daemon does not say what to cancel.
@@ -72,24 +71,14 @@ impl<'a> Report<'a> {
         progress: Progress,
         interrupts: Interrupts,
     ) -> Self {
-        let Told { is_json, is_verbose } = told;
-        Self {
-            client,
-            name,
-            is_json,
-            is_verbose,
-            progress,
-            interrupts,
-            id: None,
-            is_cancelled: false,
-        }
+        Self { client, name, told, progress, interrupts, id: None, is_cancelled: false }
     }
 
     /// Until the deployment serves or has failed.
     pub(super) async fn follow(mut self, deploying: Deploying) -> anyhow::Result<()> {
         let Deploying { id, mut events } = deploying;
         self.id = id;
-        if let Some(id) = self.id.as_ref().filter(|_| self.is_verbose) {
+        if let Some(id) = self.id.as_ref().filter(|_| self.told.is_verbose) {
             self.progress.aside(|| output::print(&format!("deployment {}\n", Plain(id))));
         }
         let mut step_now: Option<String> = None;
@@ -104,11 +93,11 @@ impl<'a> Report<'a> {
                 }
             };
             let Some(event) = event else { break };
-            if self.is_json {
+            if self.told.is_json {
                 out.json_line(&event)?;
             }
             let is_step_over = !matches!(event, DeployEvent::Output { .. });
-            if let Some(step) = step_now.take_if(|_| self.is_verbose && is_step_over) {
+            if let Some(step) = step_now.take_if(|_| self.told.is_verbose && is_step_over) {
                 let took = micros(u64::try_from(self.progress.elapsed().as_micros()).unwrap_or(0));
                 self.progress.aside(|| output::print(&format!("{step} took {took}\n")));
             }
@@ -118,7 +107,7 @@ impl<'a> Report<'a> {
                     self.progress.step(&step);
                     step_now = Some(step);
                 }
-                DeployEvent::Output { .. } if self.is_json => {}
+                DeployEvent::Output { .. } if self.told.is_json => {}
                 DeployEvent::Output { text } => {
                     let lines = build.add(&text);
                     self.progress.aside(|| output::print(&lines));
@@ -172,7 +161,7 @@ impl<'a> Report<'a> {
         // The bar must be gone before the last words.
         drop(self.progress);
         let name = self.name;
-        if !self.is_json {
+        if !self.told.is_json {
             let (runtime, artifact) = (Plain(&deployment.runtime), size(deployment.artifact_bytes));
             let text = format!(
                 "{name} is active ({runtime}, {artifact}); call it with `hearth invoke {name}`\n"
