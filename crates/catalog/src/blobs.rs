@@ -52,7 +52,7 @@ pub enum BlobError {
 impl BlobError {
     /// Whether the disk is full: the same may succeed once there is room again.
     pub fn is_full(&self) -> bool {
-        matches!(self, Self::Store { source, .. } if crate::error::is_full(source))
+        matches!(self, Self::Store { source, .. } if crate::is_disk_full(source))
     }
 }
 

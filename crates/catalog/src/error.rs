@@ -72,7 +72,7 @@ impl CatalogError {
             Self::Database(error) => {
                 error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
             }
-            Self::Open(error) => is_full(error),
+            Self::Open(error) => is_disk_full(error),
             Self::InUse
             | Self::TooNew { .. }
             | Self::Missing
@@ -86,7 +86,8 @@ impl CatalogError {
     }
 }
 
-pub(crate) fn is_full(error: &std::io::Error) -> bool {
+/// Whether there was no room on the disk, or none for this user: the same may succeed once there is.
+pub fn is_disk_full(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded)
 }

@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 pub use blobs::{BlobError, Blobs};
 pub use digest::{Digest, InvalidDigest};
-pub use error::CatalogError;
+pub use error::{CatalogError, is_disk_full};
 pub use record::{Deployment, DeploymentState, Function, NewDeployment, Segment};
 pub use sqlite::{SqliteCatalog, Stores};
 

@@ -51,9 +51,8 @@ pub(crate) enum StoreError {
 impl StoreError {
     /// Whether the disk is full: the same may succeed once there is room again.
     fn is_full(&self) -> bool {
-        use io::ErrorKind::{QuotaExceeded, StorageFull};
         match self {
-            Self::Files { source, .. } => matches!(source.kind(), StorageFull | QuotaExceeded),
+            Self::Files { source, .. } => catalog::is_disk_full(source),
             Self::Blob(error) => error.is_full(),
             Self::Catalog(error) => error.is_full(),
             Self::Pack(_) | Self::Unpack(_) | Self::Workshop(_) | Self::Logs(_) | Self::Task(_) => {
